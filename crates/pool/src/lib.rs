@@ -4,6 +4,7 @@
 //! and the simulator. Time, randomness and I/O are passed in.
 #![forbid(unsafe_code)]
 
+mod breaks;
 mod pool;
 mod types;
 
