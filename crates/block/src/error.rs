@@ -71,6 +71,26 @@ impl ErrorKind {
         self.row().http_status
     }
 
+    /// The inverse of [`ErrorKind::label`].
+    pub fn from_label(label: &str) -> Option<ErrorKind> {
+        use ErrorKind::*;
+        let kinds = [
+            NotFound,
+            Exists,
+            InvalidArgument,
+            OutOfRange,
+            ReadOnly,
+            NoSpace,
+            Busy,
+            Io,
+            Corrupt,
+            Unsupported,
+            Denied,
+            ShutDown,
+        ];
+        kinds.into_iter().find(|kind| kind.label() == label)
+    }
+
     /// The exit code of the program.
     pub fn exit_code(self) -> u8 {
         self.row().exit_code

@@ -1,0 +1,17 @@
+//! The control API: what travels, and a client that speaks it over a unix socket.
+//!
+//! The types are the documentation: the daemon serves them as OpenAPI, the command line prints them
+//! as they are with `--json`, so their field names are stable. Fields may be added, never renamed;
+//! requests with unknown fields are refused. This crate knows neither the engine nor the daemon.
+#![forbid(unsafe_code)]
+
+mod client;
+mod types;
+
+pub use client::{Client, Upload};
+pub use types::{
+    CloneImage, CreateImage, DaemonStatus, Damage, DamagePlace, ErrorBody, ErrorDetail, ExportFile,
+    ExportReport, FileFormat, Image, ImageAccess, ImageClient, ImageDigest, ImageKind, ImageList,
+    ImageMap, ImportFile, ImportReport, Job, JobKind, JobList, JobReport, JobState, MapRun,
+    MapState, PoolStatus, ProgressUnit, RenameImage, ResizeImage, ScrubReport, SnapshotImage,
+};

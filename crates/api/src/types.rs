@@ -1,0 +1,19 @@
+//! Everything that travels, by subject. Plain values: checking them is the daemon's business.
+
+mod error;
+mod image;
+mod job;
+mod map;
+mod pool;
+
+pub use error::{ErrorBody, ErrorDetail};
+pub use image::{
+    CloneImage, CreateImage, Image, ImageAccess, ImageClient, ImageDigest, ImageKind, ImageList,
+    RenameImage, ResizeImage, SnapshotImage,
+};
+pub use job::{
+    Damage, DamagePlace, ExportFile, ExportReport, FileFormat, ImportFile, ImportReport, Job,
+    JobKind, JobList, JobReport, JobState, ProgressUnit, ScrubReport,
+};
+pub use map::{ImageMap, MapRun, MapState};
+pub use pool::{DaemonStatus, PoolStatus};

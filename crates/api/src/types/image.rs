@@ -1,0 +1,113 @@
+//! Images and who uses them.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// One image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Image {
+    /// `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`
+    #[schema(example = "web")]
+    pub name: String,
+    /// Never reused within a pool, and kept when the image is renamed.
+    pub id: u64,
+    pub kind: ImageKind,
+    /// What a client sees, a multiple of 512.
+    pub size_bytes: u64,
+    /// What the image maps, in whole clusters, shared or not.
+    pub bytes_mapped: u64,
+    /// Seconds since 1970.
+    pub created_unix_s: u64,
+    /// Who has the image open now.
+    pub clients: Vec<ImageClient>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageKind {
+    /// A plain image or a clone.
+    Writable,
+    /// Never changes.
+    Snapshot,
+}
+
+/// Who has an image open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageClient {
+    /// Unique within one run of the daemon.
+    pub connection: u64,
+    /// The client's process, if it is known.
+    pub pid: Option<i32>,
+    /// The client's user by number, if it is known.
+    pub uid: Option<u32>,
+    /// The client's user by name, if it has one on this host.
+    pub user: Option<String>,
+    pub access: ImageAccess,
+    /// `nbd`, `import`, `export` and the like.
+    pub purpose: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageAccess {
+    Read,
+    Write,
+}
+
+/// All images, by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageList {
+    pub images: Vec<Image>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateImage {
+    pub name: String,
+    /// A multiple of 512.
+    pub size_bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RenameImage {
+    /// The new name.
+    pub name: String,
+    /// Rename even while clients have the image open.
+    #[serde(default)]
+    pub force: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResizeImage {
+    /// The new size, a multiple of 512.
+    pub size_bytes: u64,
+    /// Shrink even while clients have the image open.
+    #[serde(default)]
+    pub force: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotImage {
+    /// The snapshot's name.
+    pub name: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CloneImage {
+    /// The clone's name.
+    pub name: String,
+}
+
+/// The image's root hash: the same for the same content and size, wherever it lies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageDigest {
+    pub name: String,
+    /// 64 hexadecimal digits.
+    pub digest: String,
+    /// `blake3`, `sha256` or `sha1`.
+    pub hash: String,
+}

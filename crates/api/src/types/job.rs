@@ -1,0 +1,135 @@
+//! Long work: what is asked for, how far it is, what came of it.
+
+use crate::types::error::ErrorDetail;
+use crate::types::image::Image;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Work that outlives the request which started it. Finished jobs are kept for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Job {
+    pub id: u64,
+    pub kind: JobKind,
+    /// The image it is about, if it is about one.
+    pub image: Option<String>,
+    pub state: JobState,
+    /// How much is done, in `unit`.
+    pub done: u64,
+    /// How much there is to do, as soon as it is known.
+    pub total: Option<u64>,
+    pub unit: ProgressUnit,
+    /// What the user should know, such as a size that was rounded up.
+    pub notes: Vec<String>,
+    /// Why it failed.
+    pub error: Option<ErrorDetail>,
+    /// What came of it, once it is done.
+    pub report: Option<JobReport>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum JobKind {
+    Import,
+    Export,
+    Scrub,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum JobState {
+    Running,
+    Done,
+    Failed,
+    Cancelled,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ProgressUnit {
+    Bytes,
+    Clusters,
+}
+
+/// What came of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum JobReport {
+    Import(ImportReport),
+    Export(ExportReport),
+    Scrub(ScrubReport),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct JobList {
+    pub jobs: Vec<Job>,
+}
+
+/// Formats of image files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FileFormat {
+    Raw,
+    Qcow2,
+    Vmdk,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImportFile {
+    /// Absolute path on the daemon's host.
+    pub path: String,
+    /// Detected from the file's first bytes if absent.
+    #[serde(default)]
+    pub format: Option<FileFormat>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExportFile {
+    /// Absolute path on the daemon's host.
+    pub path: String,
+    /// `raw` or `qcow2`.
+    pub format: FileFormat,
+    /// Replace a file that exists.
+    #[serde(default)]
+    pub overwrite: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImportReport {
+    pub image: Image,
+    pub format: FileFormat,
+    /// Bytes that were not zero and so were stored.
+    pub bytes_stored: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ExportReport {
+    pub path: String,
+    pub format: FileFormat,
+    pub size_bytes: u64,
+    /// Bytes that were not zero and so were written.
+    pub bytes_written: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ScrubReport {
+    pub clusters_checked: u64,
+    /// Clusters without a trusted hash cannot be checked.
+    pub clusters_skipped_untrusted: u64,
+    pub damage: Vec<Damage>,
+}
+
+/// A cluster that is not what was stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Damage {
+    /// Every image that maps the cluster, and where.
+    pub places: Vec<DamagePlace>,
+    pub message: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DamagePlace {
+    pub image: String,
+    pub offset: u64,
+}

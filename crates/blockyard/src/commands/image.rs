@@ -1,0 +1,52 @@
+//! `blockyard image ...`: one file per command.
+
+mod clone;
+mod create;
+mod digest;
+mod export;
+mod import;
+mod info;
+mod list;
+mod map;
+mod remove;
+mod rename;
+mod resize;
+mod snapshot;
+
+use crate::commands::Session;
+use anyhow::Result;
+use clap::Subcommand;
+
+/// Make, look at, change and move images
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Create(create::Flags),
+    Import(import::Flags),
+    Export(export::Flags),
+    List(list::Flags),
+    Info(info::Flags),
+    Rename(rename::Flags),
+    Resize(resize::Flags),
+    Remove(remove::Flags),
+    Digest(digest::Flags),
+    Map(map::Flags),
+    Snapshot(snapshot::Flags),
+    Clone(clone::Flags),
+}
+
+pub(crate) fn run(command: &Command, session: &Session) -> Result<()> {
+    match command {
+        Command::Create(flags) => create::run(flags, session),
+        Command::Import(flags) => import::run(flags, session),
+        Command::Export(flags) => export::run(flags, session),
+        Command::List(flags) => list::run(flags, session),
+        Command::Info(flags) => info::run(flags, session),
+        Command::Rename(flags) => rename::run(flags, session),
+        Command::Resize(flags) => resize::run(flags, session),
+        Command::Remove(flags) => remove::run(flags, session),
+        Command::Digest(flags) => digest::run(flags, session),
+        Command::Map(flags) => map::run(flags, session),
+        Command::Snapshot(flags) => snapshot::run(flags, session),
+        Command::Clone(flags) => clone::run(flags, session),
+    }
+}

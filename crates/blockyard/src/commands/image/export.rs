@@ -1,0 +1,57 @@
+//! `blockyard image export NAME FILE`: the daemon writes the file.
+
+use crate::commands::Session;
+use crate::output::job;
+use crate::size::human;
+use anyhow::{Context, Result};
+use blockyard_api::{ExportFile, FileFormat, JobReport};
+use blockyard_block::{Error, ErrorKind};
+use clap::{Args, ValueEnum};
+use std::path::{Path, PathBuf};
+
+/// Write an image to a file
+#[derive(Debug, Args)]
+pub(crate) struct Flags {
+    name: String,
+    file: PathBuf,
+    /// qcow2 if the file's name ends in .qcow2, else raw (sparse)
+    #[arg(long)]
+    format: Option<Format>,
+    /// Replace the file if it exists
+    #[arg(long)]
+    overwrite: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Raw,
+    Qcow2,
+}
+
+pub(crate) fn run(flags: &Flags, session: &Session) -> Result<()> {
+    let path = std::path::absolute(&flags.file)?;
+    let path = path.to_str().context("the daemon takes paths in UTF-8 only")?.to_owned();
+    let format = match flags.format {
+        Some(Format::Raw) => FileFormat::Raw,
+        Some(Format::Qcow2) => FileFormat::Qcow2,
+        None => format_of_name(&flags.file),
+    };
+    let mut client = session.client()?;
+    let request = ExportFile { path, format, overwrite: flags.overwrite };
+    let started = client.export_file(&flags.name, &request)?;
+    let Some(JobReport::Export(report)) = job::wait(&mut client, started, "export")? else {
+        return Err(Error::new(ErrorKind::Unsupported, "the daemon sent no report").into());
+    };
+    let said = || {
+        let written = human(report.bytes_written);
+        format!("exported {} to {}, {written} of data\n", flags.name, report.path)
+    };
+    session.output.print(&report, said)
+}
+
+fn format_of_name(file: &Path) -> FileFormat {
+    match file.extension() {
+        Some(extension) if extension.eq_ignore_ascii_case("qcow2") => FileFormat::Qcow2,
+        _ => FileFormat::Raw,
+    }
+}

@@ -1,0 +1,48 @@
+//! `blockyard scrub`: has the daemon compare every cluster with its hash, and waits.
+
+use crate::commands::Session;
+use crate::output::job;
+use anyhow::Result;
+use blockyard_api::{JobReport, ScrubReport};
+use blockyard_block::{Error, ErrorKind};
+use clap::Args;
+use std::fmt::Write as _;
+
+/// Compare every stored cluster with its hash, while the pool is served
+#[derive(Debug, Args)]
+pub(crate) struct Flags {}
+
+pub(crate) fn run(_flags: &Flags, session: &Session) -> Result<()> {
+    let mut client = session.client()?;
+    let started = client.scrub()?;
+    let Some(JobReport::Scrub(report)) = job::wait(&mut client, started, "scrub")? else {
+        return Err(Error::new(ErrorKind::Unsupported, "the daemon sent no report").into());
+    };
+    session.output.print(&report, || text(&report))?;
+    match report.damage.len() {
+        0 => Ok(()),
+        count => Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("{count} clusters are not what was stored; nothing was changed"),
+        )
+        .into()),
+    }
+}
+
+fn text(report: &ScrubReport) -> String {
+    let mut text = format!("{} clusters checked", report.clusters_checked);
+    if report.clusters_skipped_untrusted > 0 {
+        let skipped = report.clusters_skipped_untrusted;
+        let _ = write!(text, ", {skipped} skipped: their hash is not trusted");
+    }
+    text.push('\n');
+    for damage in &report.damage {
+        for place in &damage.places {
+            let _ = writeln!(text, "{} at {}: {}", place.image, place.offset, damage.message);
+        }
+        if damage.places.is_empty() {
+            let _ = writeln!(text, "{}", damage.message);
+        }
+    }
+    text
+}

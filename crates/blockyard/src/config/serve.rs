@@ -1,0 +1,155 @@
+//! What the daemon can be told. One definition feeds flags, environment and the `[serve]` table of
+//! the config file: every value can be written as text.
+
+use crate::size::Size;
+use blockyard_block::HashAlgorithm;
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Each setting, if it was set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ServeSettings {
+    /// The content hash of a new pool [env: BLOCKYARD_HASH; default: blake3]
+    #[arg(long, value_enum)]
+    pub(crate) hash: Option<HashName>,
+
+    /// Keep the data in this file or on this block device [env: BLOCKYARD_DATA; default: the file
+    /// data in the pool's directory]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) data: Option<PathBuf>,
+
+    /// Allocate at most this much [env: BLOCKYARD_CAPACITY; default: what the storage has]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) capacity: Option<Size>,
+
+    /// Whether data goes through the page cache [env: BLOCKYARD_IO; default: direct]
+    #[arg(long, value_enum)]
+    pub(crate) io: Option<IoMode>,
+
+    /// Serve NBD here [env: BLOCKYARD_NBD_SOCKET; default: nbd.sock in the pool's directory]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) nbd_socket: Option<PathBuf>,
+
+    /// Serve the control API here, for the owner alone [env: BLOCKYARD_API_SOCKET; default: api.sock
+    /// in the pool's directory]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) api_socket: Option<PathBuf>,
+
+    /// Owner of the NBD socket, by name or number [env: BLOCKYARD_SOCKET_OWNER]
+    #[arg(long, value_name = "USER")]
+    pub(crate) socket_owner: Option<String>,
+
+    /// Group of the NBD socket, by name or number [env: BLOCKYARD_SOCKET_GROUP]
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) socket_group: Option<String>,
+
+    /// Permissions of the NBD socket, octal [env: BLOCKYARD_SOCKET_MODE; default: 0660]
+    #[arg(long, value_name = "MODE")]
+    pub(crate) socket_mode: Option<SocketMode>,
+
+    /// Form of the log on standard error [env: BLOCKYARD_LOG_FORMAT; default: text]
+    #[arg(long, value_enum)]
+    pub(crate) log_format: Option<LogFormat>,
+
+    /// What to log: error, warn, info, debug, or a filter by module [env: BLOCKYARD_LOG; default:
+    /// info]
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+}
+
+impl ServeSettings {
+    /// The names of all settings, as in the config file.
+    pub(crate) const KEYS: [&str; 11] = [
+        "hash",
+        "data",
+        "capacity",
+        "io",
+        "nbd_socket",
+        "api_socket",
+        "socket_owner",
+        "socket_group",
+        "socket_mode",
+        "log_format",
+        "log",
+    ];
+
+    /// These settings, and those of `lower` where these say nothing.
+    pub(crate) fn over(self, lower: &ServeSettings) -> ServeSettings {
+        let lower = lower.clone();
+        ServeSettings {
+            hash: self.hash.or(lower.hash),
+            data: self.data.or(lower.data),
+            capacity: self.capacity.or(lower.capacity),
+            io: self.io.or(lower.io),
+            nbd_socket: self.nbd_socket.or(lower.nbd_socket),
+            api_socket: self.api_socket.or(lower.api_socket),
+            socket_owner: self.socket_owner.or(lower.socket_owner),
+            socket_group: self.socket_group.or(lower.socket_group),
+            socket_mode: self.socket_mode.or(lower.socket_mode),
+            log_format: self.log_format.or(lower.log_format),
+            log: self.log.or(lower.log),
+        }
+    }
+}
+
+/// A content hash, by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum HashName {
+    Blake3,
+    Sha256,
+    Sha1,
+}
+
+impl From<HashName> for HashAlgorithm {
+    fn from(name: HashName) -> HashAlgorithm {
+        match name {
+            HashName::Blake3 => HashAlgorithm::Blake3,
+            HashName::Sha256 => HashAlgorithm::Sha256,
+            HashName::Sha1 => HashAlgorithm::Sha1,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum IoMode {
+    #[default]
+    Direct,
+    Buffered,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Permissions of a socket, such as `0660`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct SocketMode(pub(crate) u32);
+
+impl FromStr for SocketMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<SocketMode, String> {
+        match u32::from_str_radix(text, 8) {
+            Ok(mode) if mode <= 0o777 => Ok(SocketMode(mode)),
+            _ => Err(format!("{text:?} is no file mode: write it in octal, as in 0660")),
+        }
+    }
+}
+
+impl TryFrom<String> for SocketMode {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<SocketMode, String> {
+        text.parse()
+    }
+}

@@ -1,0 +1,275 @@
+//! Long work on threads of its own: progress, cancelling, and what came of it.
+//!
+//! A job sees that it was cancelled when it reports progress, and then leaves nothing behind: that
+//! is its duty, not the registry's. Finished jobs are kept until too many newer ones have finished.
+
+use blockyard_api::{ErrorDetail, Job, JobKind, JobReport, JobState, ProgressUnit};
+use blockyard_block::{Error, ErrorKind, Result};
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Finished jobs that are remembered.
+const FINISHED_KEPT: usize = 100;
+/// Jobs that run at the same time; more are refused.
+const RUNNING_MAX: usize = 16;
+
+/// All jobs of this run of the daemon.
+#[derive(Default)]
+pub(crate) struct Jobs {
+    table: Mutex<Table>,
+    /// A job has ended.
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct Table {
+    last_id: u64,
+    stopping: bool,
+    jobs: BTreeMap<u64, Arc<Shared>>,
+}
+
+/// What the thread of a job and those who ask about it share.
+struct Shared {
+    id: u64,
+    kind: JobKind,
+    image: Option<String>,
+    unit: ProgressUnit,
+    cancelled: AtomicBool,
+    done: AtomicU64,
+    /// Zero while unknown.
+    total: AtomicU64,
+    notes: Mutex<Vec<String>>,
+    outcome: Mutex<Option<Result<JobReport>>>,
+}
+
+/// A job as its own thread sees it.
+pub(crate) struct JobHandle {
+    shared: Arc<Shared>,
+}
+
+impl JobHandle {
+    /// How much there is to do, in the job's unit.
+    pub(crate) fn set_total(&self, total: u64) {
+        self.shared.total.store(total, Ordering::Relaxed);
+    }
+
+    /// How much is done. Returns the error to leave with when the job was cancelled.
+    pub(crate) fn progress(&self, done: u64) -> Result<()> {
+        self.shared.done.store(done, Ordering::Relaxed);
+        self.check()
+    }
+
+    /// The error to leave with when the job was cancelled.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.is_cancelled() {
+            return Err(Error::new(ErrorKind::ShutDown, "cancelled; nothing of it remains"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.shared.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Something the user should know, such as a size that was rounded up.
+    pub(crate) fn note(&self, note: impl Into<String>) {
+        lock(&self.shared.notes).push(note.into());
+    }
+}
+
+impl Jobs {
+    /// Runs `work` on a thread of its own and returns the job as it starts.
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        kind: JobKind,
+        image: Option<&str>,
+        unit: ProgressUnit,
+        work: impl FnOnce(&JobHandle) -> Result<JobReport> + Send + 'static,
+    ) -> Result<Job> {
+        let shared = self.register(kind, image, unit)?;
+        let jobs = Arc::clone(self);
+        let handle = JobHandle { shared: Arc::clone(&shared) };
+        let spawned = thread::Builder::new().name(format!("job {}", shared.id)).spawn(move || {
+            // A panic here is a bug of ours; the daemon and its guests outlive it.
+            let outcome = catch_unwind(AssertUnwindSafe(|| work(&handle))).unwrap_or_else(|_| {
+                Err(Error::new(ErrorKind::Io, "the job ended by a bug; see the daemon's log"))
+            });
+            jobs.finish(&handle.shared, outcome);
+        });
+        if let Err(error) = spawned {
+            lock(&self.table).jobs.remove(&shared.id);
+            return Err(Error::io("cannot start a thread for the job", error));
+        }
+        Ok(shared.describe())
+    }
+
+    /// The job now, or as soon as it has ended within `wait`.
+    pub(crate) fn get(&self, id: u64, wait: Duration) -> Result<Job> {
+        let deadline = Instant::now() + wait;
+        let mut table = lock(&self.table);
+        loop {
+            let shared = table.jobs.get(&id).cloned().ok_or_else(|| no_job(id))?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if shared.has_ended() || left.is_zero() {
+                return Ok(shared.describe());
+            }
+            table = self.ended.wait_timeout(table, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    pub(crate) fn list(&self) -> Vec<Job> {
+        lock(&self.table).jobs.values().map(|shared| shared.describe()).collect()
+    }
+
+    /// What is being done, for people.
+    pub(crate) fn activities(&self) -> Vec<String> {
+        let running = |job: &Job| job.state == JobState::Running;
+        self.list().iter().filter(|job| running(job)).map(activity).collect()
+    }
+
+    /// Asks a job to stop.
+    pub(crate) fn cancel(&self, id: u64) -> Result<Job> {
+        let shared = lock(&self.table).jobs.get(&id).cloned().ok_or_else(|| no_job(id))?;
+        shared.cancelled.store(true, Ordering::Relaxed);
+        Ok(shared.describe())
+    }
+
+    /// Cancels all jobs, starts no more, and waits for those that run. False if some still run
+    /// after `wait`.
+    pub(crate) fn stop(&self, wait: Duration) -> bool {
+        let deadline = Instant::now() + wait;
+        let mut table = lock(&self.table);
+        table.stopping = true;
+        for shared in table.jobs.values() {
+            shared.cancelled.store(true, Ordering::Relaxed);
+        }
+        while table.running() > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            table = self.ended.wait_timeout(table, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    fn register(
+        &self,
+        kind: JobKind,
+        image: Option<&str>,
+        unit: ProgressUnit,
+    ) -> Result<Arc<Shared>> {
+        let mut table = lock(&self.table);
+        if table.stopping {
+            return Err(Error::new(ErrorKind::ShutDown, "the daemon is going away"));
+        }
+        if table.running() >= RUNNING_MAX {
+            let message = format!("{RUNNING_MAX} jobs run already; wait for one to end");
+            return Err(Error::new(ErrorKind::Busy, message));
+        }
+        table.last_id += 1;
+        let shared = Arc::new(Shared {
+            id: table.last_id,
+            kind,
+            image: image.map(str::to_owned),
+            unit,
+            cancelled: AtomicBool::new(false),
+            done: AtomicU64::new(0),
+            total: AtomicU64::new(0),
+            notes: Mutex::default(),
+            outcome: Mutex::new(None),
+        });
+        table.jobs.insert(shared.id, Arc::clone(&shared));
+        table.forget_old();
+        Ok(shared)
+    }
+
+    fn finish(&self, shared: &Shared, outcome: Result<JobReport>) {
+        let table = lock(&self.table);
+        match &outcome {
+            Ok(_) => tracing::info!(job = shared.id, "{:?} done", shared.kind),
+            Err(error) => tracing::warn!(job = shared.id, %error, "{:?} ended", shared.kind),
+        }
+        *lock(&shared.outcome) = Some(outcome);
+        drop(table);
+        self.ended.notify_all();
+    }
+}
+
+impl Table {
+    fn running(&self) -> usize {
+        self.jobs.values().filter(|shared| !shared.has_ended()).count()
+    }
+
+    fn forget_old(&mut self) {
+        let ended = |shared: &Arc<Shared>| shared.has_ended();
+        let surplus = self.jobs.values().filter(|shared| ended(shared)).count();
+        for _ in FINISHED_KEPT..surplus {
+            let oldest = self.jobs.iter().find(|(_, shared)| ended(shared)).map(|(id, _)| *id);
+            oldest.map(|id| self.jobs.remove(&id));
+        }
+    }
+}
+
+impl Shared {
+    fn has_ended(&self) -> bool {
+        lock(&self.outcome).is_some()
+    }
+
+    fn describe(&self) -> Job {
+        let outcome = lock(&self.outcome);
+        let cancelled = self.cancelled.load(Ordering::Relaxed);
+        let (state, error, report) = match &*outcome {
+            None => (JobState::Running, None, None),
+            Some(Ok(report)) => (JobState::Done, None, Some(report.clone())),
+            Some(Err(_)) if cancelled => (JobState::Cancelled, None, None),
+            Some(Err(error)) => (JobState::Failed, Some(ErrorDetail::from(error)), None),
+        };
+        let total = self.total.load(Ordering::Relaxed);
+        Job {
+            id: self.id,
+            kind: self.kind,
+            image: self.image.clone(),
+            state,
+            done: self.done.load(Ordering::Relaxed),
+            total: (total > 0).then_some(total),
+            unit: self.unit,
+            notes: lock(&self.notes).clone(),
+            error,
+            report,
+        }
+    }
+}
+
+/// `import of web: 37 %`
+fn activity(job: &Job) -> String {
+    let kind = match job.kind {
+        JobKind::Import => "import",
+        JobKind::Export => "export",
+        JobKind::Scrub => "scrub",
+    };
+    let image = job.image.as_ref().map(|image| format!(" of {image}")).unwrap_or_default();
+    match job.total {
+        Some(total) => {
+            let percent = u128::from(job.done) * 100 / u128::from(total);
+            format!("{kind}{image}: {percent} %")
+        }
+        None => format!("{kind}{image}"),
+    }
+}
+
+fn no_job(id: u64) -> Error {
+    Error::new(ErrorKind::NotFound, format!("there is no job {id}, or it ended long ago"))
+}
+
+/// Nothing that panics runs under these locks, and every state between two statements is sound.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;
