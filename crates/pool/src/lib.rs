@@ -6,6 +6,7 @@
 
 mod breaks;
 mod pool;
+pub mod store;
 mod types;
 
 pub use pool::{Pool, Scrub, Volume};
