@@ -87,6 +87,8 @@ pub struct Counters {
     /// Page writes a power cut lost as a whole.
     pub lost_writes: u64,
     pub injected_failures: u64,
+    /// Those of them that were syncs.
+    pub failed_syncs: u64,
     pub flipped_bits: u64,
     /// Operations refused because the capacity was reached.
     pub storage_full: u64,

@@ -4,19 +4,30 @@
 //! tasks and completes I/O in an order drawn from the world's seed; everything runs on one thread
 //! and nothing depends on addresses, clocks or hash order, so a seed replays a run exactly.
 //! A kill keeps what the page cache holds; a power cut keeps, loses or tears each unsynced sector.
-//! What the engine promises about such crashes is for the models to judge, not for this crate's
-//! storage.
+//! [`run_seed`] plays a random workload on the engine, crashes it, and compares it with an obvious
+//! model. The storage knows nothing of the engine, and the model nothing of the storage.
 #![forbid(unsafe_code)]
 
+mod client;
+mod content;
+mod context;
 mod executor;
 mod fault;
 mod file;
 mod handle;
+mod manage;
+mod model;
 mod names;
 mod operation;
+mod report;
+mod run;
+mod scenario;
+mod verify;
 mod world;
 
 pub use executor::{Executor, Task};
 pub use fault::{Counters, Fault, FaultError, OperationKind};
 pub use handle::{SimDirectory, SimDisk, SimMapped};
+pub use report::{Count, Totals};
+pub use run::{Outcome, run_seed};
 pub use world::SimWorld;

@@ -258,6 +258,9 @@ impl World {
             return self.answer(request);
         };
         self.counters.injected_failures += 1;
+        if matches!(request, Request::Sync { .. } | Request::SyncDirectory { .. }) {
+            self.counters.failed_syncs += 1;
+        }
         let buffer = match request {
             Request::Read { buffer, .. } => Some(buffer),
             request => {

@@ -1,0 +1,133 @@
+//! What the clients of one run share: the pool, the model, what was found wrong, what was done.
+
+use crate::handle::SimDirectory;
+use crate::model::Model;
+use crate::report::{Count, Totals};
+use crate::scenario::Scenario;
+use crate::world::SimWorld;
+use blockyard_block::{Error, ErrorKind};
+use blockyard_pool::{Pool, Volume};
+use std::cell::{Cell, RefCell};
+use std::fmt::Display;
+use std::sync::Arc;
+
+pub(crate) type SimPool = Pool<SimDirectory>;
+pub(crate) type SimVolume = Volume<SimDirectory>;
+
+pub(crate) struct Context {
+    pub(crate) world: SimWorld,
+    pub(crate) scenario: Scenario,
+    pub(crate) model: RefCell<Model>,
+    pub(crate) totals: RefCell<Totals>,
+    pool: RefCell<Option<Arc<SimPool>>>,
+    violation: RefCell<Option<String>>,
+    /// Failures were injected since the last crash, so requests may fail.
+    pub(crate) faulty: Cell<bool>,
+    /// Milliseconds of simulated time.
+    pub(crate) now_ms: Cell<u64>,
+    verbose: bool,
+    sequence: Cell<u64>,
+    digest: Cell<u64>,
+}
+
+impl Context {
+    pub(crate) fn new(world: &SimWorld, scenario: Scenario, verbose: bool) -> Context {
+        Context {
+            world: world.clone(),
+            scenario,
+            model: RefCell::default(),
+            totals: RefCell::default(),
+            pool: RefCell::default(),
+            violation: RefCell::default(),
+            faulty: Cell::new(false),
+            now_ms: Cell::new(0),
+            verbose,
+            sequence: Cell::new(0),
+            digest: Cell::new(0xCBF2_9CE4_8422_2325),
+        }
+    }
+
+    pub(crate) fn below(&self, bound: u64) -> u64 {
+        self.world.random_below(bound)
+    }
+
+    pub(crate) fn one_in(&self, chances: u64) -> bool {
+        self.below(chances) == 0
+    }
+
+    pub(crate) fn note(&self, count: Count) {
+        self.totals.borrow_mut().note(count, 1);
+    }
+
+    /// The number of the next request.
+    pub(crate) fn next_sequence(&self) -> u64 {
+        self.sequence.set(self.sequence.get() + 1);
+        self.note(Count::Operations);
+        self.sequence.get()
+    }
+
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence.get()
+    }
+
+    pub(crate) fn set_pool(&self, pool: Option<Arc<SimPool>>) {
+        *self.pool.borrow_mut() = pool;
+    }
+
+    /// The open pool. Clients exist only while one is open.
+    pub(crate) fn pool(&self) -> Arc<SimPool> {
+        let pool = self.pool.borrow();
+        Arc::clone(pool.as_ref().expect("clients run only while a pool is open"))
+    }
+
+    pub(crate) fn pool_if_open(&self) -> Option<Arc<SimPool>> {
+        self.pool.borrow().clone()
+    }
+
+    /// Tells what is done, if anyone listens, and adds it to the digest of the run.
+    pub(crate) fn trace(&self, what: impl Display) {
+        let what = what.to_string();
+        let mix = |digest: u64, byte: u8| (digest ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3);
+        self.digest.set(what.bytes().fold(self.digest.get(), mix));
+        if self.verbose {
+            println!("{:>8} ms  {what}", self.now_ms.get());
+        }
+    }
+
+    /// The same for two runs that did the same.
+    pub(crate) fn digest(&self) -> u64 {
+        self.digest.get()
+    }
+
+    /// The first violation ends the run.
+    pub(crate) fn violated(&self, what: impl Display) {
+        self.trace(format_args!("VIOLATION {what}"));
+        self.violation.borrow_mut().get_or_insert(what.to_string());
+    }
+
+    pub(crate) fn violation(&self) -> Option<String> {
+        self.violation.borrow().clone()
+    }
+
+    pub(crate) fn check(&self, what: Result<(), String>) {
+        if let Err(what) = what {
+            self.violated(what);
+        }
+    }
+
+    /// Judges whether a request may fail like this.
+    pub(crate) fn judge_error(&self, what: impl Display, error: &Error) {
+        self.trace(format_args!("{what} failed: {error}"));
+        let excused = match error.kind() {
+            ErrorKind::NoSpace => {
+                self.note(Count::NoSpace);
+                self.scenario.is_tight() || self.faulty.get()
+            }
+            ErrorKind::Corrupt => false,
+            _ => self.faulty.get(),
+        };
+        if !excused {
+            self.violated(format_args!("{what} failed without a reason: {error}"));
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Counts of what happened in a run, and their sum over many: a run in which nothing happened
+//! proves nothing.
+
+use crate::fault::Counters;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Count {
+    Operations,
+    Kills,
+    PowerCuts,
+    CrashesWhileOpening,
+    CleanShutdowns,
+    TornWrites,
+    LostWrites,
+    InjectedFailures,
+    FailedSyncs,
+    Creations,
+    Snapshots,
+    Clones,
+    Removals,
+    Renames,
+    Resizes,
+    Imports,
+    NoSpace,
+    ClustersReused,
+    IntentsCleared,
+    LogWraps,
+    HashesChecked,
+    SectorsChecked,
+}
+
+impl Count {
+    const ALL: [(Count, &str); 22] = [
+        (Count::Operations, "operations"),
+        (Count::Kills, "kills"),
+        (Count::PowerCuts, "power cuts"),
+        (Count::CrashesWhileOpening, "crashes while opening"),
+        (Count::CleanShutdowns, "clean shutdowns"),
+        (Count::TornWrites, "torn writes"),
+        (Count::LostWrites, "lost writes"),
+        (Count::InjectedFailures, "injected failures"),
+        (Count::FailedSyncs, "failed syncs"),
+        (Count::Creations, "creations"),
+        (Count::Snapshots, "snapshots"),
+        (Count::Clones, "clones"),
+        (Count::Removals, "removals"),
+        (Count::Renames, "renames"),
+        (Count::Resizes, "resizes"),
+        (Count::Imports, "imports"),
+        (Count::NoSpace, "ENOSPC"),
+        (Count::ClustersReused, "reused freed clusters"),
+        (Count::IntentsCleared, "cleared intents"),
+        (Count::LogWraps, "log wraps"),
+        (Count::HashesChecked, "hashes checked"),
+        (Count::SectorsChecked, "sectors checked"),
+    ];
+}
+
+/// What one or more runs did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Totals {
+    counts: BTreeMap<Count, u64>,
+}
+
+impl Totals {
+    pub fn get(&self, count: Count) -> u64 {
+        self.counts.get(&count).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn note(&mut self, count: Count, times: u64) {
+        *self.counts.entry(count).or_default() += times;
+    }
+
+    pub(crate) fn note_world(&mut self, counters: &Counters) {
+        self.note(Count::Kills, counters.kills);
+        self.note(Count::PowerCuts, counters.power_cuts);
+        self.note(Count::TornWrites, counters.torn_writes);
+        self.note(Count::LostWrites, counters.lost_writes);
+        self.note(Count::InjectedFailures, counters.injected_failures);
+        self.note(Count::FailedSyncs, counters.failed_syncs);
+    }
+
+    /// Adds another run's counts.
+    pub fn add(&mut self, other: &Totals) {
+        for (count, times) in &other.counts {
+            self.note(*count, *times);
+        }
+    }
+
+    /// Names of counts that are zero; over many seeds there must be none.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let zero = |(count, _): &&(Count, _)| self.get(*count) == 0;
+        Count::ALL.iter().filter(zero).map(|(_, name)| *name).collect()
+    }
+}
+
+impl fmt::Display for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Count::ALL
+            .iter()
+            .try_for_each(|(count, name)| writeln!(f, "{:>12} {name}", self.get(*count)))
+    }
+}

@@ -1,0 +1,303 @@
+//! One seed: a pool is made, served, crashed, reopened and compared, until enough has happened.
+
+use crate::client::Client;
+use crate::context::{Context, SimPool};
+use crate::executor::{Executor, Task};
+use crate::fault::{Fault, FaultError, OperationKind};
+use crate::report::{Count, Totals};
+use crate::scenario::Scenario;
+use crate::verify::{Survival, verify_after_open, verify_at_rest};
+use crate::world::SimWorld;
+use blockyard_block::Error;
+use blockyard_io::Directory;
+use blockyard_pool::Pool;
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Simulated time without an end after which a run counts as hanging.
+const PATIENCE_MS: u64 = 600_000;
+const STEPS_MAX: u64 = 20_000_000;
+
+/// How a run ended.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    pub totals: Totals,
+    /// What was found wrong, if anything.
+    pub violation: Option<String>,
+    /// The same for two runs that did the same.
+    pub digest: u64,
+}
+
+/// Plays one seed from beginning to end.
+pub fn run_seed(seed: u64, verbose: bool) -> Outcome {
+    let world = SimWorld::new(seed);
+    let scenario = Scenario::draw(&world);
+    let context = Rc::new(Context::new(&world, scenario, verbose));
+    context.trace(format_args!("{:?}", context.scenario));
+    let executor = Executor::new(&world);
+    let mut run = Run { context, executor, survival: Survival::Acknowledged, failed_syncs: 0 };
+    let violation = run.play().err();
+    run.close();
+    let context = &run.context;
+    context.totals.borrow_mut().note_world(&world.counters());
+    let totals = context.totals.borrow().clone();
+    Outcome { totals, violation, digest: context.digest() }
+}
+
+struct Run {
+    context: Rc<Context>,
+    executor: Executor,
+    /// What must be there after the next opening.
+    survival: Survival,
+    /// Failed syncs of the world when the pool was opened.
+    failed_syncs: u64,
+}
+
+impl Run {
+    fn play(&mut self) -> Result<(), String> {
+        self.make_pool()?;
+        loop {
+            self.open()?;
+            let verification = verify_after_open(Rc::clone(&self.context), self.survival);
+            self.finish(verification)??;
+            let crashes = self.context.world.counters().crashes();
+            let scenario = &self.context.scenario;
+            if self.context.sequence() >= scenario.operations && crashes >= scenario.crashes {
+                return Ok(());
+            }
+            self.serve()?;
+        }
+    }
+
+    fn make_pool(&mut self) -> Result<(), String> {
+        let directory = self.context.world.directory();
+        let options = self.context.scenario.create_options();
+        self.context.world.set_capacity(self.context.scenario.disk_bytes);
+        let made = self.finish(async move {
+            let at = |error| Error::io("making data", error);
+            let data = directory.create("data").await.map_err(at)?;
+            directory.sync().await.map_err(at)?;
+            Pool::create(&directory, &data, &options).await
+        })?;
+        made.map_err(|error| format!("the pool was not made: {error}"))
+    }
+
+    /// Opens the pool, crashing and failing on the way now and then.
+    fn open(&mut self) -> Result<(), String> {
+        loop {
+            if self.percent(self.context.scenario.fault_percent / 2) {
+                self.arm_faults(60);
+            }
+            let task = self.executor.spawn(open_pool(Rc::clone(&self.context)));
+            if self.context.one_in(4) {
+                let steps = self.context.below(300);
+                self.executor.run_steps(steps);
+                if !task.is_done() {
+                    self.context.note(Count::CrashesWhileOpening);
+                    self.crash();
+                    continue;
+                }
+            }
+            match self.wait(&task)? {
+                Ok(pool) => return self.begin_service(pool),
+                Err(error) if self.context.faulty.get() => {
+                    self.context.trace(format_args!("opening failed: {error}"));
+                    self.crash();
+                }
+                Err(error) => return Err(format!("the pool does not open: {error}")),
+            }
+        }
+    }
+
+    fn begin_service(&mut self, pool: Arc<SimPool>) -> Result<(), String> {
+        self.context.trace("opened");
+        self.context.world.clear_faults();
+        self.context.faulty.set(false);
+        self.failed_syncs = self.context.world.counters().failed_syncs;
+        pool.tick(self.context.now_ms.get());
+        let (sync, commit, maintenance) = (Arc::clone(&pool), Arc::clone(&pool), Arc::clone(&pool));
+        drop(self.executor.spawn(async move { sync.run_sync().await }));
+        drop(self.executor.spawn(async move { commit.run_commit().await }));
+        drop(self.executor.spawn(async move { maintenance.run_maintenance().await }));
+        self.context.set_pool(Some(pool));
+        Ok(())
+    }
+
+    /// Lets clients work until a crash, or until all are done.
+    fn serve(&mut self) -> Result<(), String> {
+        if self.percent(self.context.scenario.fault_percent) {
+            self.arm_faults(400);
+        }
+        let each = 20 + self.context.below(60);
+        let mut clients: Vec<Task<()>> = Vec::new();
+        for number in 1..=self.context.scenario.clients {
+            let client = Client { context: Rc::clone(&self.context), number };
+            clients.push(self.executor.spawn(client.run(each)));
+        }
+        let all_done = || clients.iter().all(Task::is_done);
+        if self.context.below(3) == 0 {
+            self.drive(all_done)?;
+            return self.rest();
+        }
+        let target = self.context.sequence() + 20 + self.context.below(140);
+        let context = Rc::clone(&self.context);
+        self.drive(|| context.sequence() >= target || all_done())?;
+        let steps = self.context.below(60);
+        self.executor.run_steps(steps);
+        self.crash();
+        Ok(())
+    }
+
+    /// All clients are done: everything is compared, then the pool ends in one way or another.
+    fn rest(&mut self) -> Result<(), String> {
+        if !self.context.faulty.get() {
+            self.finish(verify_at_rest(Rc::clone(&self.context)))??;
+        }
+        if self.context.one_in(3) {
+            self.crash();
+            return Ok(());
+        }
+        let pool = self.context.pool();
+        match self.finish(async move { pool.shutdown().await })? {
+            Ok(()) => self.end_cleanly(),
+            Err(error) if self.context.faulty.get() => {
+                self.context.trace(format_args!("shutdown failed: {error}"));
+                self.crash();
+                Ok(())
+            }
+            Err(error) => Err(format!("shutdown failed: {error}")),
+        }
+    }
+
+    /// After a clean end even a power cut loses nothing.
+    fn end_cleanly(&mut self) -> Result<(), String> {
+        self.context.trace("shut down");
+        self.context.note(Count::CleanShutdowns);
+        self.context.set_pool(None);
+        self.drain();
+        if self.executor.unfinished() > 0 {
+            return Err("background work goes on after shutdown".to_owned());
+        }
+        self.crash();
+        self.survival = Survival::Acknowledged;
+        Ok(())
+    }
+
+    /// A kill or a power cut, now.
+    fn crash(&mut self) {
+        self.context.set_pool(None);
+        let failed_syncs = self.context.world.counters().failed_syncs;
+        let lying = failed_syncs > self.failed_syncs;
+        if self.context.one_in(2) {
+            self.context.trace("KILL");
+            self.executor.kill();
+        } else {
+            self.context.trace("POWER CUT");
+            self.executor.cut_power();
+            self.survival = Survival::Flushed;
+        }
+        if lying {
+            self.survival = Survival::Flushed;
+        }
+        self.failed_syncs = failed_syncs;
+        self.context.faulty.set(false);
+    }
+
+    fn close(&mut self) {
+        self.context.set_pool(None);
+        self.executor = Executor::new(&self.context.world);
+    }
+
+    fn percent(&self, share: u64) -> bool {
+        self.context.below(100) < share
+    }
+
+    /// Makes one to three of the next operations fail.
+    fn arm_faults(&self, within: u64) {
+        const KINDS: [Option<OperationKind>; 8] = [
+            None,
+            Some(OperationKind::Read),
+            Some(OperationKind::Write),
+            Some(OperationKind::Sync),
+            Some(OperationKind::Allocate),
+            Some(OperationKind::Punch),
+            Some(OperationKind::Create),
+            Some(OperationKind::SyncDirectory),
+        ];
+        for _ in 0..1 + self.context.below(3) {
+            let error =
+                if self.context.one_in(3) { FaultError::StorageFull } else { FaultError::Io };
+            let fault = Fault {
+                kind: KINDS[self.context.below(KINDS.len() as u64) as usize],
+                name_contains: String::new(),
+                nth: 1 + self.context.below(within),
+                error,
+            };
+            self.context.trace(format_args!("to come: {fault:?}"));
+            self.context.world.fail(fault);
+        }
+        self.context.faulty.set(true);
+    }
+
+    /// Runs a future of the harness to its end.
+    fn finish<T: 'static>(
+        &mut self,
+        future: impl Future<Output = T> + 'static,
+    ) -> Result<T, String> {
+        let task = self.executor.spawn(future);
+        self.wait(&task)
+    }
+
+    fn wait<T: 'static>(&mut self, task: &Task<T>) -> Result<T, String> {
+        self.drive(|| task.is_done())?;
+        task.take().ok_or_else(|| "a task of the harness vanished".to_owned())
+    }
+
+    /// Steps, and lets time pass, until `done`; an error if something was violated or hangs.
+    fn drive(&mut self, done: impl Fn() -> bool) -> Result<(), String> {
+        let (mut progress, mut progress_ms) = (0, self.context.now_ms.get());
+        let first_step = self.executor.steps();
+        while !done() {
+            if let Some(violation) = self.context.violation() {
+                return Err(violation);
+            }
+            if self.context.sequence() != progress {
+                (progress, progress_ms) = (self.context.sequence(), self.context.now_ms.get());
+            }
+            let waited = self.context.now_ms.get() - progress_ms;
+            if waited > PATIENCE_MS || self.executor.steps() - first_step > STEPS_MAX {
+                return Err("requests hang: no progress, and no end in sight".to_owned());
+            }
+            let stepped = self.executor.step();
+            if !stepped || self.context.one_in(self.context.scenario.steps_per_tick) {
+                self.pass_time();
+            }
+        }
+        self.context.violation().map_or(Ok(()), Err)
+    }
+
+    fn pass_time(&self) {
+        let now = self.context.now_ms.get() + 1 + self.context.below(60);
+        self.context.now_ms.set(now);
+        if let Some(pool) = self.context.pool_if_open() {
+            pool.tick(now);
+        }
+    }
+
+    fn drain(&mut self) {
+        self.executor.run_until_idle();
+    }
+}
+
+async fn open_pool(context: Rc<Context>) -> Result<Arc<SimPool>, Error> {
+    let world = &context.world;
+    let directory = world.directory();
+    let data = directory.open("data").await.map_err(|error| Error::io("opening data", error))?;
+    let journal = Box::new(world.mapped(SimPool::JOURNAL_BYTES));
+    let options = context.scenario.open_options(world.boot_id());
+    Pool::open(directory, data, journal, options).await
+}
+
+#[cfg(test)]
+mod tests;
