@@ -37,7 +37,7 @@ fn memory_need_not_be_aligned() {
     both_modes(|path, options| {
         let bytes = pattern(3 * 4096);
         let disk = HostDisk::create(path, options).unwrap();
-        let mut shifted = BufferMut::zeroed_at_phase(bytes.len(), 512);
+        let mut shifted = BufferMut::zeroed_at_phase(bytes.len(), 1);
         shifted.copy_from_slice(&bytes);
         block_on(disk.write(0, shifted.freeze())).unwrap();
         let buffer = BufferMut::zeroed_at_phase(2 * 4096, 1);
