@@ -1,11 +1,146 @@
 //! The daemon: one process that owns a pool, serves its images over NBD and takes orders over REST.
+//!
+//! Started from the storage up, so that whoever reaches a socket finds everything behind it ready,
+//! and stopped from the sockets down: nothing new comes in, what is in flight is finished, then the
+//! pool is closed in order. Ended hard instead, it loses nothing acknowledged (I15).
 
+mod api;
+mod engine;
+mod exports;
 pub(crate) mod jobs;
+mod log;
+mod notify;
+mod plan;
+mod sockets;
+mod storage;
 
 use crate::config::Config;
-use anyhow::Result;
+use anyhow::{Context, Result};
+use blockyard_nbd::{Limits, Server};
+use blockyard_pool::Pool;
+use engine::{EngineThreads, HostPool};
+use jobs::Jobs;
+use plan::Plan;
+use sockets::{Access, BoundSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use storage::Storage;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+/// What is in flight has this long to end when the daemon stops.
+const IN_FLIGHT_TIME: Duration = Duration::from_secs(10);
+/// After this long a stop is ended hard.
+const STOP_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// What the parts of the running daemon share.
+pub(crate) struct Daemon {
+    plan: Plan,
+    pool: Arc<HostPool>,
+    jobs: Arc<Jobs>,
+    started: Instant,
+}
 
 /// Serves until a signal ends it.
-pub(crate) fn run(_config: &Config) -> Result<()> {
-    anyhow::bail!("the daemon is not here yet")
+pub(crate) fn run(config: &Config) -> Result<()> {
+    let plan = Plan::new(config)?;
+    let repeats = log::start(&plan)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(64)
+        .build()
+        .context("cannot start the runtime")?;
+    let storage = Storage::open(&plan)?;
+    let engine = EngineThreads::start(&storage.pool, repeats)?;
+    let outcome = runtime.block_on(serve(plan, &storage));
+    // Requests that were given up on may still wait for the engine.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => storage.close(engine),
+        Err(error) => {
+            // Nothing was served, or it could not be: what was acknowledged is safe either way.
+            storage.close(engine).context(format!("{error:#}; then"))?;
+            Err(error)
+        }
+    }
+}
+
+/// From binding the sockets until nothing uses the pool any more.
+async fn serve(plan: Plan, storage: &Storage) -> Result<()> {
+    let mut signals = Signals::new()?;
+    let nbd_access = Access::of_nbd(&plan)?;
+    let nbd_socket = BoundSocket::bind(&plan.nbd_socket, &nbd_access)?;
+    let api_socket = BoundSocket::bind(&plan.api_socket, &Access::owner_only())?;
+    let jobs = Arc::<Jobs>::default();
+    let pool = Arc::clone(&storage.pool);
+    let daemon = Arc::new(Daemon { plan, pool, jobs, started: Instant::now() });
+
+    let exports = Arc::new(exports::Images::new(Arc::clone(&daemon.pool)));
+    let nbd = Server::start(nbd_socket.listener()?, exports, Limits::default(), exports::log_event)
+        .context("cannot start the NBD server")?;
+    let (stop_api, stopping) = watch::channel(false);
+    let api = tokio::spawn(api::serve(api_socket.listener()?, Arc::clone(&daemon), stopping));
+    announce(&daemon.plan);
+
+    let name = signals.next().await;
+    tracing::info!(signal = name, "stopping");
+    notify::stopping();
+    end_hard_if_impatient(signals);
+    let _ = stop_api.send(true); // no receiver is left if the API has failed already
+    let cut_off = tokio::task::spawn_blocking(move || {
+        let jobs_ended = daemon.jobs.stop(IN_FLIGHT_TIME);
+        (jobs_ended, nbd.shutdown(IN_FLIGHT_TIME))
+    });
+    let (jobs_ended, connections_left) = cut_off.await?;
+    if !jobs_ended || connections_left > 0 {
+        tracing::warn!(jobs_ended, connections_left, "not all that was in flight has ended");
+    }
+    if tokio::time::timeout(IN_FLIGHT_TIME, api).await.is_err() {
+        tracing::warn!("requests to the control API were cut off");
+    }
+    Ok(())
+}
+
+/// Says where and how to connect, for people, scripts that wait for `ready`, and systemd.
+fn announce(plan: &Plan) {
+    let (pool, nbd, api) =
+        (plan.pool.display(), plan.nbd_socket.display(), plan.api_socket.display());
+    println!("ready: pool {pool}, NBD on {nbd}, control on {api}");
+    println!("  make an image:    blockyard image create NAME 20G --api {api}");
+    println!("  use it:           qemu-system-x86_64 -drive 'file=nbd+unix:///NAME?socket={nbd},format=raw,if=virtio'");
+    tracing::info!(%pool, %nbd, %api, "ready");
+    notify::ready();
+}
+
+/// A second signal, or too long a wait, ends the process where it stands.
+fn end_hard_if_impatient(mut signals: Signals) {
+    tokio::spawn(async move {
+        match tokio::time::timeout(STOP_TIME_MAX, signals.next()).await {
+            Ok(name) => eprintln!("blockyard: {name} again: ended before the pool was closed"),
+            Err(_) => eprintln!("blockyard: could not stop in time: ended before the pool was closed"),
+        }
+        std::process::exit(1);
+    });
+}
+
+/// The signals that ask the daemon to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }

@@ -1,0 +1,102 @@
+//! From the engine's values to the API's.
+
+use crate::daemon::Daemon;
+use blockyard_api as api;
+use blockyard_pool as pool;
+use nix::unistd::{Uid, User};
+
+pub(super) fn image(info: pool::ImageInfo) -> api::Image {
+    api::Image {
+        name: info.name.to_string(),
+        id: info.id.0,
+        kind: match info.kind {
+            pool::ImageKind::Writable => api::ImageKind::Writable,
+            pool::ImageKind::Snapshot => api::ImageKind::Snapshot,
+        },
+        size_bytes: info.size_bytes,
+        bytes_mapped: info.bytes_mapped,
+        created_unix_s: info.created_unix_s,
+        clients: info.clients.into_iter().map(client).collect(),
+    }
+}
+
+/// May ask a directory service for the user's name.
+fn client(client: pool::Client) -> api::ImageClient {
+    let user = client.uid.and_then(|uid| User::from_uid(Uid::from_raw(uid)).ok().flatten());
+    api::ImageClient {
+        connection: client.connection,
+        pid: client.pid,
+        uid: client.uid,
+        user: user.map(|user| user.name),
+        access: if client.writes { api::ImageAccess::Write } else { api::ImageAccess::Read },
+        purpose: client.purpose,
+    }
+}
+
+pub(super) fn map_run(run: &pool::MapRun) -> api::MapRun {
+    let (state, hash) = match run.state {
+        pool::MapState::Zero => (api::MapState::Zero, None),
+        pool::MapState::Reserved => (api::MapState::Reserved, None),
+        pool::MapState::Data(hash) => (api::MapState::Data, hash),
+        pool::MapState::Untrusted => (api::MapState::Untrusted, None),
+    };
+    let hash = hash.map(|hash| hash.to_string());
+    api::MapRun { offset: run.offset, length: run.length, state, hash }
+}
+
+pub(super) fn scrub(scrub: pool::Scrub) -> api::ScrubReport {
+    api::ScrubReport {
+        clusters_checked: scrub.clusters_done,
+        clusters_skipped_untrusted: scrub.clusters_skipped_untrusted,
+        damage: scrub.damage.into_iter().map(damage).collect(),
+    }
+}
+
+fn damage(damage: pool::Damage) -> api::Damage {
+    let place = |(image, offset): (blockyard_block::ImageName, u64)| api::DamagePlace {
+        image: image.to_string(),
+        offset,
+    };
+    api::Damage {
+        places: damage.places.into_iter().map(place).collect(),
+        message: damage.message,
+    }
+}
+
+pub(super) fn pool_status(daemon: &Daemon, status: pool::PoolStatus) -> api::PoolStatus {
+    let mut activities = status.activities;
+    activities.extend(daemon.jobs.activities());
+    api::PoolStatus {
+        id: status.id.to_string(),
+        path: daemon.plan.pool.display().to_string(),
+        hash: status.hash.name().to_owned(),
+        format_version: status.format_version,
+        images: status.images,
+        bytes_logical: status.bytes_logical,
+        bytes_physical: status.bytes_physical,
+        bytes_unique: status.bytes_unique,
+        bytes_capacity: status.bytes_capacity,
+        bytes_on_disk: status.bytes_on_disk,
+        clusters_untrusted: status.clusters_untrusted,
+        regions_with_intent: status.regions_with_intent,
+        failed: status.failed,
+        activities,
+        opened_clean: status.opened_clean,
+        daemon: daemon_status(daemon),
+    }
+}
+
+fn daemon_status(daemon: &Daemon) -> api::DaemonStatus {
+    api::DaemonStatus {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        uptime_s: daemon.started.elapsed().as_secs(),
+        nbd_socket: daemon.plan.nbd_socket.display().to_string(),
+        api_socket: daemon.plan.api_socket.display().to_string(),
+        io: match daemon.plan.io {
+            crate::config::IoMode::Direct => "direct",
+            crate::config::IoMode::Buffered => "buffered",
+        }
+        .to_owned(),
+    }
+}

@@ -1,0 +1,221 @@
+//! Images: list, make, change, remove, and what they are made of.
+
+use super::answer::{Body, Failure, InPath, InQuery};
+use super::{Shared, blocking, describe, image_name};
+use crate::daemon::Daemon;
+use crate::daemon::storage::now_unix_s;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Json;
+use blockyard_api::{
+    CloneImage, CreateImage, ErrorBody, Image, ImageDigest, ImageList, ImageMap, RenameImage,
+    ResizeImage, SnapshotImage,
+};
+use blockyard_block::{Error, ErrorKind, ImageName, Result};
+use pollster::block_on;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+/// Runs in one page of a map, at least; one more look-up may add 1024.
+const MAP_PAGE_RUNS: usize = 8192;
+
+/// All images, by name.
+#[utoipa::path(get, path = "/v1/images", responses((status = 200, body = ImageList)))]
+pub(super) async fn list(State(daemon): Shared) -> Result<Json<ImageList>, Failure> {
+    let images = |daemon: &_| Ok(list_images(daemon));
+    blocking(daemon, images).await.map(Json)
+}
+
+fn list_images(daemon: &std::sync::Arc<Daemon>) -> ImageList {
+    ImageList { images: daemon.pool.images().into_iter().map(describe::image).collect() }
+}
+
+/// Makes an empty image.
+#[utoipa::path(post, path = "/v1/images", request_body = CreateImage, responses(
+    (status = 201, body = Image),
+    (status = "4XX", body = ErrorBody)))]
+pub(super) async fn create(
+    State(daemon): Shared,
+    Body(request): Body<CreateImage>,
+) -> Result<(StatusCode, Json<Image>), Failure> {
+    let name = image_name(&request.name)?;
+    let made = blocking(daemon, move |daemon| {
+        block_on(daemon.pool.create_image(&name, request.size_bytes, now_unix_s()))?;
+        find(daemon, &name)
+    });
+    Ok((StatusCode::CREATED, Json(made.await?)))
+}
+
+/// One image and its clients.
+#[utoipa::path(get, path = "/v1/images/{name}", params(("name" = String, Path)), responses(
+    (status = 200, body = Image),
+    (status = "4XX", body = ErrorBody)))]
+pub(super) async fn get(
+    State(daemon): Shared,
+    InPath(name): InPath<String>,
+) -> Result<Json<Image>, Failure> {
+    let name = image_name(&name)?;
+    blocking(daemon, move |daemon| find(daemon, &name)).await.map(Json)
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct RemoveQuery {
+    /// Remove even while clients have the image open; their requests fail from then on.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Removes an image.
+#[utoipa::path(delete, path = "/v1/images/{name}", params(("name" = String, Path), RemoveQuery),
+    responses((status = 204), (status = "4XX", body = ErrorBody)))]
+pub(super) async fn remove(
+    State(daemon): Shared,
+    InPath(name): InPath<String>,
+    InQuery(query): InQuery<RemoveQuery>,
+) -> Result<StatusCode, Failure> {
+    let name = image_name(&name)?;
+    blocking(daemon, move |daemon| block_on(daemon.pool.remove_image(&name, query.force))).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Gives an image another name.
+#[utoipa::path(post, path = "/v1/images/{name}/rename", params(("name" = String, Path)),
+    request_body = RenameImage,
+    responses((status = 200, body = Image), (status = "4XX", body = ErrorBody)))]
+pub(super) async fn rename(
+    State(daemon): Shared,
+    InPath(name): InPath<String>,
+    Body(request): Body<RenameImage>,
+) -> Result<Json<Image>, Failure> {
+    let (name, new_name) = (image_name(&name)?, image_name(&request.name)?);
+    let renamed = blocking(daemon, move |daemon| {
+        block_on(daemon.pool.rename_image(&name, &new_name, request.force))?;
+        find(daemon, &new_name)
+    });
+    renamed.await.map(Json)
+}
+
+/// Grows or shrinks an image.
+#[utoipa::path(post, path = "/v1/images/{name}/resize", params(("name" = String, Path)),
+    request_body = ResizeImage,
+    responses((status = 200, body = Image), (status = "4XX", body = ErrorBody)))]
+pub(super) async fn resize(
+    State(daemon): Shared,
+    InPath(name): InPath<String>,
+    Body(request): Body<ResizeImage>,
+) -> Result<Json<Image>, Failure> {
+    let name = image_name(&name)?;
+    let resized = blocking(daemon, move |daemon| {
+        block_on(daemon.pool.resize_image(&name, request.size_bytes, request.force))?;
+        find(daemon, &name)
+    });
+    resized.await.map(Json)
+}
+
+/// Keeps the content of this moment as a read-only image.
+#[utoipa::path(post, path = "/v1/images/{name}/snapshot", params(("name" = String, Path)),
+    request_body = SnapshotImage,
+    responses((status = 201, body = Image), (status = "4XX", body = ErrorBody)))]
+pub(super) async fn snapshot(
+    State(daemon): Shared,
+    InPath(name): InPath<String>,
+    Body(request): Body<SnapshotImage>,
+) -> Result<(StatusCode, Json<Image>), Failure> {
+    let (name, snapshot) = (image_name(&name)?, image_name(&request.name)?);
+    let made = blocking(daemon, move |daemon| {
+        block_on(daemon.pool.snapshot_image(&name, &snapshot, now_unix_s()))?;
+        find(daemon, &snapshot)
+    });
+    Ok((StatusCode::CREATED, Json(made.await?)))
+}
+
+/// Makes a writable image that starts with the content of another.
+#[utoipa::path(post, path = "/v1/images/{name}/clone", params(("name" = String, Path)),
+    request_body = CloneImage,
+    responses((status = 201, body = Image), (status = "4XX", body = ErrorBody)))]
+pub(super) async fn clone(
+    State(daemon): Shared,
+    InPath(name): InPath<String>,
+    Body(request): Body<CloneImage>,
+) -> Result<(StatusCode, Json<Image>), Failure> {
+    let (name, clone) = (image_name(&name)?, image_name(&request.name)?);
+    let made = blocking(daemon, move |daemon| {
+        block_on(daemon.pool.clone_image(&name, &clone, now_unix_s()))?;
+        find(daemon, &clone)
+    });
+    Ok((StatusCode::CREATED, Json(made.await?)))
+}
+
+/// The hash of an image's size and content. Reads no data.
+#[utoipa::path(get, path = "/v1/images/{name}/digest", params(("name" = String, Path)), responses(
+    (status = 200, body = ImageDigest),
+    (status = "4XX", body = ErrorBody)))]
+pub(super) async fn digest(
+    State(daemon): Shared,
+    InPath(name): InPath<String>,
+) -> Result<Json<ImageDigest>, Failure> {
+    let name = image_name(&name)?;
+    let known = blocking(daemon, move |daemon| {
+        let digest = block_on(daemon.pool.digest(&name))?.to_string();
+        let hash = daemon.pool.status()?.hash.name().to_owned();
+        Ok(ImageDigest { name: name.to_string(), digest, hash })
+    });
+    known.await.map(Json)
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct MapQuery {
+    /// Where the page begins.
+    #[serde(default)]
+    offset: u64,
+    /// One run per cluster of data, each with its hash.
+    #[serde(default)]
+    hashes: bool,
+}
+
+/// A page of what an image is made of. Reads no data.
+///
+/// Offsets and lengths are multiples of 4096: the last run may reach past the end of an image
+/// whose size is not, and what lies beyond counts as zeros in its hash.
+#[utoipa::path(get, path = "/v1/images/{name}/map", params(("name" = String, Path), MapQuery),
+    responses((status = 200, body = ImageMap), (status = "4XX", body = ErrorBody)))]
+pub(super) async fn map(
+    State(daemon): Shared,
+    InPath(name): InPath<String>,
+    InQuery(query): InQuery<MapQuery>,
+) -> Result<Json<ImageMap>, Failure> {
+    let name = image_name(&name)?;
+    blocking(daemon, move |daemon| map_page(daemon, &name, &query)).await.map(Json)
+}
+
+fn map_page(daemon: &Daemon, name: &ImageName, query: &MapQuery) -> Result<ImageMap> {
+    let size_bytes = daemon.pool.image(name)?.size_bytes;
+    if query.offset > size_bytes {
+        let message = format!("{name} ends at {size_bytes}");
+        return Err(Error::new(ErrorKind::OutOfRange, message));
+    }
+    let mut offset = query.offset;
+    let mut runs = Vec::new();
+    while offset < size_bytes && runs.len() < MAP_PAGE_RUNS {
+        let found = block_on(daemon.pool.map(name, offset, query.hashes))?;
+        // An image that was shrunk meanwhile has nothing more to show.
+        let Some(last) = found.last() else { break };
+        let end = last.offset.saturating_add(last.length);
+        if end <= offset {
+            break;
+        }
+        offset = end;
+        runs.extend(found.iter().map(describe::map_run));
+    }
+    let next_offset = (offset < size_bytes && !runs.is_empty()).then_some(offset);
+    Ok(ImageMap { size_bytes, runs, next_offset })
+}
+
+/// The image as it is now.
+pub(super) fn find(daemon: &Daemon, name: &ImageName) -> Result<Image> {
+    daemon.pool.image(name).map(describe::image)
+}

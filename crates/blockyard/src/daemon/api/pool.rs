@@ -1,0 +1,42 @@
+//! The pool as a whole.
+
+use super::answer::Failure;
+use super::{Shared, blocking, describe};
+use crate::daemon::Daemon;
+use crate::daemon::jobs::JobHandle;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Json;
+use blockyard_api::{ErrorBody, Job, JobKind, JobReport, PoolStatus, ProgressUnit};
+use blockyard_block::Result;
+use pollster::block_on;
+use std::sync::Arc;
+
+/// How full the pool is and what is being done.
+#[utoipa::path(get, path = "/v1/pool", responses((status = 200, body = PoolStatus)))]
+pub(super) async fn status(State(daemon): Shared) -> Result<Json<PoolStatus>, Failure> {
+    let status = |daemon: &Arc<Daemon>| Ok(describe::pool_status(daemon, daemon.pool.status()?));
+    blocking(daemon, status).await.map(Json)
+}
+
+/// Compares every cluster that has a trusted hash with it, as a job.
+#[utoipa::path(post, path = "/v1/pool/scrub", responses(
+    (status = 202, body = Job),
+    (status = "4XX", body = ErrorBody)))]
+pub(super) async fn scrub(State(daemon): Shared) -> Result<(StatusCode, Json<Job>), Failure> {
+    let start = |daemon: &Arc<Daemon>| {
+        let scrubbed = Arc::clone(daemon);
+        let work = move |job: &JobHandle| run_scrub(&scrubbed, job);
+        daemon.jobs.start(JobKind::Scrub, None, ProgressUnit::Clusters, work)
+    };
+    Ok((StatusCode::ACCEPTED, Json(blocking(daemon, start).await?)))
+}
+
+fn run_scrub(daemon: &Daemon, job: &JobHandle) -> Result<JobReport> {
+    let scrub = block_on(daemon.pool.scrub(|scrub| {
+        job.set_total(scrub.clusters_total);
+        job.progress(scrub.clusters_done).is_ok()
+    }))?;
+    job.check()?;
+    Ok(JobReport::Scrub(describe::scrub(scrub)))
+}
