@@ -17,7 +17,6 @@ mod storage;
 use crate::config::Config;
 use anyhow::{Context, Result};
 use blockyard_nbd::{Limits, Server};
-use blockyard_pool::Pool;
 use engine::{EngineThreads, HostPool};
 use jobs::Jobs;
 use plan::Plan;
@@ -43,6 +42,8 @@ pub(crate) struct Daemon {
 
 /// Serves until a signal ends it.
 pub(crate) fn run(config: &Config) -> Result<()> {
+    // What the daemon makes is its user's alone, unless its mode is set on purpose.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let plan = Plan::new(config)?;
     let repeats = log::start(&plan)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -107,7 +108,9 @@ fn announce(plan: &Plan) {
         (plan.pool.display(), plan.nbd_socket.display(), plan.api_socket.display());
     println!("ready: pool {pool}, NBD on {nbd}, control on {api}");
     println!("  make an image:    blockyard image create NAME 20G --api {api}");
-    println!("  use it:           qemu-system-x86_64 -drive 'file=nbd+unix:///NAME?socket={nbd},format=raw,if=virtio'");
+    println!(
+        "  use it:           qemu-system-x86_64 -drive 'file=nbd+unix:///NAME?socket={nbd},format=raw,if=virtio'"
+    );
     tracing::info!(%pool, %nbd, %api, "ready");
     notify::ready();
 }
@@ -117,7 +120,9 @@ fn end_hard_if_impatient(mut signals: Signals) {
     tokio::spawn(async move {
         match tokio::time::timeout(STOP_TIME_MAX, signals.next()).await {
             Ok(name) => eprintln!("blockyard: {name} again: ended before the pool was closed"),
-            Err(_) => eprintln!("blockyard: could not stop in time: ended before the pool was closed"),
+            Err(_) => {
+                eprintln!("blockyard: could not stop in time: ended before the pool was closed")
+            }
         }
         std::process::exit(1);
     });

@@ -4,13 +4,10 @@
 
 mod command_line;
 mod commands;
-#[allow(dead_code, unused_imports, reason = "the daemon is on its way")]
 mod config;
-#[allow(dead_code, reason = "the daemon is on its way")]
 mod daemon;
 mod output;
 mod size;
-#[allow(dead_code, reason = "the daemon is on its way")]
 mod transfer_file;
 
 use clap::Parser;

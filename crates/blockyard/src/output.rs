@@ -44,12 +44,20 @@ pub(crate) fn print_error(error: &anyhow::Error) {
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
         .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe);
     if !reader_gone {
-        // Our own errors carry their cause in the message already.
-        match error.downcast_ref::<Error>() {
-            Some(own) => eprintln!("blockyard: {own}"),
-            None => eprintln!("blockyard: {error:#}"),
+        eprintln!("blockyard: {}", one_line(error));
+    }
+}
+
+/// The error and its causes. Our own errors carry their cause in the message already.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut messages = Vec::new();
+    for cause in error.chain() {
+        messages.push(cause.to_string());
+        if cause.is::<Error>() {
+            break;
         }
     }
+    messages.join(": ")
 }
 
 /// The exit code: that of the kind of error it is, 1 if it is none of ours.
@@ -60,4 +68,21 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
 /// A job that the user stopped.
 pub(crate) fn cancelled(what: &str) -> Error {
     Error::new(ErrorKind::ShutDown, format!("{what} cancelled; nothing of it remains"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{exit_code, one_line};
+    use anyhow::Context;
+    use blockyard_block::{Error, ErrorKind};
+    use std::io;
+
+    #[test]
+    fn an_error_is_told_once_and_keeps_its_exit_code_under_context() {
+        let below = Error::io("data", io::Error::from(io::ErrorKind::NotFound));
+        let error = Err::<(), _>(below).context("opening the pool").unwrap_err();
+        assert_eq!(one_line(&error), "opening the pool: data: entity not found");
+        assert_eq!(exit_code(&error), ErrorKind::NotFound.exit_code());
+        assert_eq!(exit_code(&anyhow::anyhow!("else")), 1);
+    }
 }

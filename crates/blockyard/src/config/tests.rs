@@ -1,7 +1,8 @@
 //! Which source wins.
 
 use super::environment::layer;
-use super::{Config, HashName, IoMode, Layer, ServeSettings, SocketMode};
+use super::serve::HashName;
+use super::{Config, IoMode, Layer, ServeSettings, SocketMode};
 use crate::size::Size;
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -46,13 +46,10 @@ pub(crate) async fn serve(
     let stopped = async move {
         let _ = stopping.wait_for(|stop| *stop).await; // whoever could tell is gone: stop, too
     };
-    let listener = listener
-        .set_nonblocking(true)
-        .and_then(|()| tokio::net::UnixListener::from_std(listener));
+    let listener =
+        listener.set_nonblocking(true).and_then(|()| tokio::net::UnixListener::from_std(listener));
     let served = match listener {
-        Ok(listener) => {
-            axum::serve(listener, router(daemon)).with_graceful_shutdown(stopped).await
-        }
+        Ok(listener) => axum::serve(listener, router(daemon)).with_graceful_shutdown(stopped).await,
         Err(error) => Err(error),
     };
     if let Err(error) = served {

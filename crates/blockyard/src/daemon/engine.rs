@@ -73,7 +73,9 @@ struct EndOnPanic;
 impl Drop for EndOnPanic {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("blockyard: a thread of the engine panicked; this is a bug, please report it");
+            eprintln!(
+                "blockyard: a thread of the engine panicked; this is a bug, please report it"
+            );
             std::process::abort();
         }
     }

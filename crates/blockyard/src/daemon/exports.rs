@@ -61,11 +61,23 @@ impl Exports for Images {
 pub(crate) fn log_event(event: Event<'_>) {
     match event {
         Event::Connected { client } => {
-            tracing::debug!(connection = client.connection.0, pid = client.pid, "NBD client arrived");
+            tracing::debug!(
+                connection = client.connection.0,
+                pid = client.pid,
+                "NBD client arrived"
+            );
         }
         Event::Opened { client, name, size, read_only } => {
             let (connection, pid, uid) = (client.connection.0, client.pid, client.uid);
-            tracing::info!(connection, pid, uid, image = name, size, read_only, "NBD client connected");
+            tracing::info!(
+                connection,
+                pid,
+                uid,
+                image = name,
+                size,
+                read_only,
+                "NBD client connected"
+            );
         }
         Event::Disconnected { client, name, reason, counts } => {
             disconnected(client, name, reason, &counts);

@@ -73,10 +73,9 @@ fn bind(path: &Path, access: &Access) -> Result<BoundSocket> {
     Ok(BoundSocket { listener, path: path.to_owned(), inode })
 }
 
-/// Whoever finds the socket finds it with its final owner and mode.
+/// Whoever finds the socket finds it with its final owner and mode. Until then the daemon's umask
+/// keeps others out.
 fn prepare(unfinished: &Path, path: &Path, access: &Access) -> io::Result<u64> {
-    // Nobody gets in between: until then the mode denies all, and nothing is accepted yet.
-    fs::set_permissions(unfinished, Permissions::from_mode(0))?;
     std::os::unix::fs::chown(unfinished, access.owner, access.group)?;
     fs::set_permissions(unfinished, Permissions::from_mode(access.mode))?;
     fs::rename(unfinished, path)?;

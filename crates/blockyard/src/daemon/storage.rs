@@ -51,10 +51,9 @@ impl Storage {
         }
         let data = open_data(plan)?;
         let journal_path = journal_path(&plan.pool)?;
-        let journal =
-            MappedFile::open(&journal_path, HostPool::JOURNAL_BYTES as u64, FENCE_WAIT)
-                .map_err(|error| Error::io("journal memory", error))
-                .context("name another folder in memory with BLOCKYARD_JOURNAL_DIR")?;
+        let journal = MappedFile::open(&journal_path, HostPool::JOURNAL_BYTES as u64, FENCE_WAIT)
+            .map_err(|error| Error::io("journal memory", error))
+            .context("name another folder in memory with BLOCKYARD_JOURNAL_DIR")?;
         let open_options = OpenOptions {
             capacity_bytes: plan.capacity_bytes,
             boot_id: boot_id()?,
@@ -80,12 +79,7 @@ impl Storage {
 }
 
 fn host_options(direct: bool) -> HostOptions {
-    HostOptions {
-        direct,
-        read_only: false,
-        fence: Some(Fence::Exclusive),
-        fence_wait: FENCE_WAIT,
-    }
+    HostOptions { direct, read_only: false, fence: Some(Fence::Exclusive), fence_wait: FENCE_WAIT }
 }
 
 /// Makes the pool, or makes it anew if that was cut off before.

@@ -33,14 +33,14 @@ fn client(client: pool::Client) -> api::ImageClient {
     }
 }
 
-pub(super) fn map_run(run: &pool::MapRun) -> api::MapRun {
+/// A hash belongs to one cluster: runs found without asking for hashes have none.
+pub(super) fn map_run(run: &pool::MapRun, hashes: bool) -> api::MapRun {
     let (state, hash) = match run.state {
         pool::MapState::Zero => (api::MapState::Zero, None),
         pool::MapState::Reserved => (api::MapState::Reserved, None),
-        pool::MapState::Data(hash) => (api::MapState::Data, hash),
+        pool::MapState::Data(hash) => (api::MapState::Data, hashes.then(|| hash.to_string())),
         pool::MapState::Untrusted => (api::MapState::Untrusted, None),
     };
-    let hash = hash.map(|hash| hash.to_string());
     api::MapRun { offset: run.offset, length: run.length, state, hash }
 }
 
@@ -57,10 +57,7 @@ fn damage(damage: pool::Damage) -> api::Damage {
         image: image.to_string(),
         offset,
     };
-    api::Damage {
-        places: damage.places.into_iter().map(place).collect(),
-        message: damage.message,
-    }
+    api::Damage { places: damage.places.into_iter().map(place).collect(), message: damage.message }
 }
 
 pub(super) fn pool_status(daemon: &Daemon, status: pool::PoolStatus) -> api::PoolStatus {

@@ -209,7 +209,7 @@ fn map_page(daemon: &Daemon, name: &ImageName, query: &MapQuery) -> Result<Image
             break;
         }
         offset = end;
-        runs.extend(found.iter().map(describe::map_run));
+        runs.extend(found.iter().map(|run| describe::map_run(run, query.hashes)));
     }
     let next_offset = (offset < size_bytes && !runs.is_empty()).then_some(offset);
     Ok(ImageMap { size_bytes, runs, next_offset })

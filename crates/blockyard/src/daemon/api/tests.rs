@@ -11,7 +11,8 @@ fn every_route_is_documented_with_its_types() {
         assert!(paths.contains_key(path), "{path} is missing");
     }
     let schemas = text["components"]["schemas"].as_object().unwrap();
-    for schema in ["Image", "ImageClient", "PoolStatus", "Job", "JobReport", "ErrorBody", "MapRun"] {
+    for schema in ["Image", "ImageClient", "PoolStatus", "Job", "JobReport", "ErrorBody", "MapRun"]
+    {
         assert!(schemas.contains_key(schema), "{schema} is missing");
     }
     let status = schemas["PoolStatus"]["properties"].as_object().unwrap();

@@ -1,0 +1,241 @@
+//! For tests with the real program: a pool in a folder of its own, daemons that never outlive their
+//! test, and commands whose answers are checked.
+#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// Long enough for a busy machine; a healthy one needs a hundredth.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program under test.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_blockyard");
+
+/// A folder for one pool (or several) which goes away with the test.
+pub(crate) struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    pub(crate) fn new() -> Place {
+        // Paths of sockets are short: /tmp, whatever TMPDIR says.
+        let folder = tempfile::Builder::new().prefix("blockyard-").tempdir_in("/tmp").unwrap();
+        Place { folder }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Where the pool is unless the test wants several.
+    pub(crate) fn pool(&self) -> PathBuf {
+        self.path("pool")
+    }
+
+    /// The program with an environment in which nothing is configured.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(PROGRAM);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("BLOCKYARD_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .env("HOME", self.folder.path())
+            .env("XDG_CONFIG_HOME", self.path("config"))
+            .env("XDG_DATA_HOME", self.path("share"))
+            .env("BLOCKYARD_JOURNAL_DIR", self.folder.path())
+            .env_remove("NOTIFY_SOCKET")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// A daemon for `pool()` that is ready.
+    pub(crate) fn serve(&self, flags: &[&str]) -> Daemon {
+        self.serve_pool(&self.pool(), flags)
+    }
+
+    /// A daemon for any pool that is ready.
+    pub(crate) fn serve_pool(&self, pool: &Path, flags: &[&str]) -> Daemon {
+        let mut command = self.command();
+        command.arg("serve").arg("--pool").arg(pool).args(flags);
+        Daemon::start(command, pool, &self.path("daemon.log"))
+    }
+
+    /// A command about `pool()` and what came of it.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Finished {
+        let mut command = self.command();
+        command.arg("--pool").arg(self.pool()).args(arguments);
+        Finished::of(command)
+    }
+
+    /// What a command that must succeed printed.
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
+        self.run(arguments).ok()
+    }
+
+    /// What a command that must succeed printed with `--json`.
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
+        let text = self.ok(&[arguments, &["--json"]].concat());
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text:?}"))
+    }
+
+    /// What a command that must fail with `code` said about it.
+    pub(crate) fn fails(&self, code: i32, arguments: &[&str]) -> String {
+        let finished = self.run(arguments);
+        assert_eq!(finished.status.code(), Some(code), "{arguments:?}: {finished:?}");
+        assert_eq!(finished.out, "", "a failure prints no data");
+        finished.err
+    }
+}
+
+/// A command that has ended.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) status: ExitStatus,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Finished {
+    pub(crate) fn of(mut command: Command) -> Finished {
+        let output = command.output().unwrap();
+        Finished {
+            status: output.status,
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// What it printed; it must have succeeded.
+    pub(crate) fn ok(self) -> String {
+        assert!(self.status.success(), "{self:?}");
+        self.out
+    }
+}
+
+/// A running daemon, killed when dropped.
+pub(crate) struct Daemon {
+    child: Child,
+    pub(crate) pool: PathBuf,
+    /// The line it printed when it was ready.
+    pub(crate) ready: String,
+    log: PathBuf,
+}
+
+impl Daemon {
+    /// Starts `command`, which must print `ready` within a minute.
+    pub(crate) fn start(mut command: Command, pool: &Path, log: &Path) -> Daemon {
+        let errors = File::options().create(true).append(true).open(log).unwrap();
+        let child = command.stdout(Stdio::piped()).stderr(errors).spawn().unwrap();
+        let (pool, log) = (pool.to_owned(), log.to_owned());
+        let mut daemon = Daemon { child, pool, ready: String::new(), log };
+        let out = daemon.child.stdout.take().unwrap();
+        let (sender, ready) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(out).lines().map_while(Result::ok) {
+                let _ = sender.send(line); // the test has heard enough
+            }
+        });
+        let first = ready.recv_timeout(PATIENCE);
+        daemon.ready = first.unwrap_or_else(|_| panic!("not ready; its log: {}", daemon.log()));
+        assert!(daemon.ready.starts_with("ready"), "{}", daemon.ready);
+        daemon
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn nbd_socket(&self) -> PathBuf {
+        self.pool.join("nbd.sock")
+    }
+
+    pub(crate) fn api_socket(&self) -> PathBuf {
+        self.pool.join("api.sock")
+    }
+
+    /// What all daemons of this place have logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Sends SIGTERM and waits until the daemon has closed the pool in order.
+    pub(crate) fn stop(mut self) {
+        self.signal(Signal::TERM);
+        let status = self.wait();
+        assert!(status.success(), "{status}; its log: {}", self.log());
+    }
+
+    /// Sends SIGKILL and waits until the process is gone.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits until the daemon has ended by itself.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(started.elapsed() < PATIENCE, "does not end; its log: {}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Sends bytes to the control socket and returns everything that comes back.
+    pub(crate) fn http(&self, request: &[u8]) -> String {
+        let mut stream = UnixStream::connect(self.api_socket()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let _ = stream.write_all(request); // it may be refused before it is read
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer); // a reset after the answer is all right
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // it may have ended
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until `condition` holds.
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < PATIENCE, "never came: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Says that a test was skipped and why. In CI that is a failure.
+pub(crate) fn skip(reason: &str) {
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "skipped in CI: {reason}");
+    println!("SKIPPED: {reason}");
+}
+
+/// Whether a program can be run; says so if not.
+pub(crate) fn has_program(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
+    if !found {
+        skip(&format!("{name} is not installed"));
+    }
+    found
+}
