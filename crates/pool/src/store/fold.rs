@@ -300,3 +300,6 @@ impl<D: Directory> PartWriter<'_, D> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,12 @@
 //! One fixed life, with the Nth operation failing, for every N that there is.
 
-use super::basics::{POOL, TINY, inspect, open};
+use super::basics::{POOL, TINY, inspect, made, open, put};
 use super::memory::{Fault, MemoryDirectory, Random, run};
 use super::model::Writer;
 use crate::store::Store;
 use blockyard_block::{ErrorKind, Result};
+use std::future::Future;
+use std::task::{Context, Waker};
 
 /// Makes a store if there is none, opens it, works, closes; stops at the first error of the log.
 fn live(directory: &MemoryDirectory, writer: &mut Writer) -> Result<()> {
@@ -77,4 +79,46 @@ fn a_full_file_system_at_any_operation_loses_nothing_acknowledged() {
 #[test]
 fn a_power_cut_at_any_operation_loses_nothing_acknowledged() {
     every_nth(Fault::PowerCut);
+}
+
+#[test]
+fn a_commit_dropped_while_it_writes_is_the_last_one() {
+    let directory = made(&TINY);
+    let (store, _, _) = open(&directory).unwrap();
+    directory.set_slow(true);
+    let before = directory.operations();
+    let mut commit = Box::pin(store.commit(vec![put(1, b"one")]));
+    let mut context = Context::from_waker(Waker::noop());
+    while directory.operations() == before {
+        assert!(commit.as_mut().poll(&mut context).is_pending());
+    }
+    drop(commit);
+    let kind = |result: Result<()>| result.unwrap_err().kind();
+    assert_eq!(kind(run(store.commit(vec![put(2, b"two")])).map(|_| ())), ErrorKind::Io);
+    assert_eq!(kind(run(store.checkpoint())), ErrorKind::Io);
+    assert_eq!(directory.operations(), before + 1, "nothing more was written");
+}
+
+#[test]
+fn a_checkpoint_dropped_at_any_moment_harms_nothing_or_kills_the_log() {
+    for polls in 0..60 {
+        let directory = made(&TINY);
+        let (store, _, _) = open(&directory).unwrap();
+        for id in 0..8 {
+            run(store.commit(vec![put(id, &[1; 2000])])).unwrap();
+        }
+        directory.set_slow(true);
+        let mut checkpoint = Box::pin(store.checkpoint());
+        let mut context = Context::from_waker(Waker::noop());
+        let is_done = (0..polls).any(|_| checkpoint.as_mut().poll(&mut context).is_ready());
+        drop(checkpoint);
+        directory.set_slow(false);
+        if store.failure().is_none() {
+            assert_eq!(store.stats().overlay_bytes > 0, !is_done);
+            run(store.checkpoint()).unwrap();
+            assert_eq!(store.stats().overlay_bytes, 0);
+        }
+        directory.power_cut();
+        assert_eq!(open(&directory).unwrap().2.len(), 8);
+    }
 }

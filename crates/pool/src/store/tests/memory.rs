@@ -221,7 +221,7 @@ fn dark() -> io::Error {
 async fn step(world: &Mutex<World>, takes_space: bool) -> io::Result<()> {
     let polls = {
         let mut world = world.lock().unwrap();
-        if world.slow { world.random.below(4) } else { 0 }
+        if world.slow { 1 + world.random.below(3) } else { 0 }
     };
     for _ in 0..polls {
         YieldOnce(false).await;
@@ -365,9 +365,12 @@ impl Disk for MemoryDisk {
         }
         match &allowed {
             Ok(()) => {
+                // Only what is pending reaches the medium: what a failed sync lost stays lost.
                 let file = &mut world.files[self.file];
-                file.durable = file.seen.clone();
-                file.pending.clear();
+                file.durable.resize(file.seen.len(), 0);
+                for (at, sector) in std::mem::take(&mut file.pending) {
+                    file.durable[at..at + SECTOR].copy_from_slice(&sector);
+                }
             }
             Err(_) => world.lose_pending(self.file),
         }
