@@ -30,6 +30,8 @@ pub struct MemoryDisk {
     pub stall: Duration,
     /// Reads and writes that touch this offset fail.
     pub bad_offset: Option<u64>,
+    /// Operations that touch this offset panic.
+    pub defect_offset: Option<u64>,
     pub running: AtomicUsize,
     pub running_max: AtomicUsize,
     pub flushes: AtomicU64,
@@ -45,6 +47,7 @@ impl MemoryDisk {
             delay: Duration::ZERO,
             stall: Duration::ZERO,
             bad_offset: None,
+            defect_offset: None,
             running: AtomicUsize::new(0),
             running_max: AtomicUsize::new(0),
             flushes: AtomicU64::new(0),
@@ -100,8 +103,10 @@ impl MemoryDisk {
         if !self.delay.is_zero() {
             later(self.delay).await;
         }
+        let range = offset..offset + length;
+        assert!(!self.defect_offset.is_some_and(|at| range.contains(&at)), "panic on purpose");
         match self.bad_offset {
-            Some(bad) if (offset..offset + length).contains(&bad) => {
+            Some(bad) if range.contains(&bad) => {
                 Err(Error::new(ErrorKind::Io, format!("bad sector at {bad}")))
             }
             _ => Ok(guard),
