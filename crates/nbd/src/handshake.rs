@@ -2,7 +2,7 @@
 //!
 //! Bytes in, answers out; it owns no socket and no clock, and holds nothing of an option beyond what
 //! the caller's input buffer holds. An option larger than [`OPTION_MAX`] is answered TOO_BIG and its
-//! bytes are skipped; beyond [`SKIP_MAX`] the connection ends. How long a client may take is the
+//! bytes are skipped; beyond `SKIP_MAX` the connection ends. How long a client may take is the
 //! caller's business.
 
 mod options;
