@@ -1,8 +1,22 @@
-//! Image files in and out of the pool, on the thread of a job (or of an upload).
+//! Disks in files of the host: import into images and export from them.
 //!
-//! All of it happens on the blocking side: drive the engine's futures with `pollster::block_on`.
-//! Report progress through the job, which also says when to stop; cut off at any point, nothing
-//! remains.
+//! Everything here blocks, and is run on the thread of a job or of an upload. A [`source::Source`]
+//! is a disk to read, a [`copy::Sink`] one to write; [`copy::copy`] moves the data of the first into
+//! the second on a few threads and skips what is known to be zero. What makes the result appear all
+//! at once (a hidden image revealed, a file given its name) is done by [`import`] and [`export`]
+//! after everything is durable: cut off at any point, nothing remains.
 
+mod copy;
+mod detect;
 pub(crate) mod export;
 pub(crate) mod import;
+mod layered;
+mod progress;
+mod qcow2_header;
+mod qemu_img;
+mod raw;
+mod source;
+mod stream;
+
+#[cfg(test)]
+mod testing;

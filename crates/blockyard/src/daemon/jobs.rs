@@ -76,7 +76,6 @@ impl JobHandle {
     }
 
     /// Something the user should know, such as a size that was rounded up.
-    #[allow(dead_code, reason = "for imports, which are on their way")]
     pub(crate) fn note(&self, note: impl Into<String>) {
         lock(&self.shared.notes).push(note.into());
     }

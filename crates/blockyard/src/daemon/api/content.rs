@@ -50,7 +50,7 @@ fn run_import(
     request: &ImportFile,
     job: &JobHandle,
 ) -> Result<JobReport> {
-    let imported = import::import_file(&daemon.pool, name, request, job)?;
+    let imported = import::import_file(&daemon.pool, name, request, &daemon.plan.pool, job)?;
     Ok(JobReport::Import(ImportReport {
         image: find(daemon, name)?,
         format: imported.format,
@@ -107,7 +107,7 @@ pub(super) async fn upload(
     let (parts, mut received) = Received::channel();
     let stored = blocking(daemon, move |daemon| {
         refuse_taken(daemon, &name)?;
-        import::import_stream(&daemon.pool, &name, &mut received)?;
+        import::import_stream(&daemon.pool, &name, &mut received, &daemon.plan.pool)?;
         find(daemon, &name)
     });
     let (image, ()) = tokio::join!(stored, feed(body, parts));
