@@ -12,6 +12,7 @@ pub(crate) mod export;
 pub(crate) mod import;
 mod layered;
 mod progress;
+mod publish;
 mod qcow2_header;
 mod qemu_img;
 mod raw;

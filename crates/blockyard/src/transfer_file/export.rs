@@ -1,11 +1,39 @@
-//! From an image to a file.
+//! From an image into a file, a block device or a stream.
+//!
+//! A file is written without a name beside its place, made durable, and only then named: an export
+//! that ends early leaves nothing, and what was there before stays until it is replaced as a whole.
+//! A block device is written in place. qcow2 is written by `imago`, in this process: the way
+//! through `qemu-img` would need that program and a socket of our own, for the same file.
 
+use super::copy::{CHUNK_BYTES, Shape, Sink, copy};
+use super::progress::Progress;
+use super::publish::NewFile;
+use super::source::{Run, Source};
+use super::stream::write_stream;
 use crate::daemon::jobs::JobHandle;
-use blockyard_api::ExportFile;
-use blockyard_block::{Error, ErrorKind, ImageName, Result};
+use blockyard_api::{ExportFile, FileFormat};
+use blockyard_block::{
+    AllocationState, BlockDevice, Buffer, CLUSTER_SIZE, Error, ErrorKind, ImageName, Result,
+    Segment,
+};
 use blockyard_io::Directory;
-use blockyard_pool::Pool;
+use blockyard_pool::{Client, Pool};
+use imago::file::File as ImagoFile;
+use imago::qcow2::Qcow2;
+use imago::{DenyImplicitOpenGate, FormatAccess, FormatCreateBuilder, FormatDriverBuilder};
+use pollster::block_on;
+use rustix::fs::OFlags;
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const THREADS: usize = 3;
+/// The cluster size that qemu-img chooses too.
+const QCOW2_CLUSTER: u64 = 64 << 10;
+const _: () = assert!(CHUNK_BYTES.is_multiple_of(QCOW2_CLUSTER));
 
 /// What an export wrote. The file is durable.
 #[derive(Debug)]
@@ -15,12 +43,169 @@ pub(crate) struct Exported {
     pub(crate) bytes_written: u64,
 }
 
-/// Writes the image to `request.path`: whole, or not at all.
+/// Writes the image to `request.path`: whole, or not at all. What clients write meanwhile may or
+/// may not be in it; export a snapshot to have one moment.
 pub(crate) fn export_file<D: Directory>(
-    _pool: &Arc<Pool<D>>,
-    _name: &ImageName,
-    _request: &ExportFile,
-    _job: &JobHandle,
+    pool: &Arc<Pool<D>>,
+    name: &ImageName,
+    request: &ExportFile,
+    job: &JobHandle,
 ) -> Result<Exported> {
-    Err(Error::new(ErrorKind::Unsupported, "export is not here yet"))
+    let volume = pool.open_image(name, client())?;
+    write_file(&volume, request, &Progress::of(job))
 }
+
+/// Writes the image to `target`, raw and with its zeros.
+#[allow(dead_code, reason = "its route is on its way")]
+pub(crate) fn export_stream<D: Directory>(
+    pool: &Arc<Pool<D>>,
+    name: &ImageName,
+    target: &mut dyn Write,
+) -> Result<()> {
+    let volume = pool.open_image(name, client())?;
+    write_stream(&DeviceSource(&volume), target, &Progress::unseen())
+}
+
+/// An export is listed among the image's clients. Its number cannot meet one of a connection,
+/// which are counted from 1.
+fn client() -> Client {
+    static NEXT: AtomicU64 = AtomicU64::new(1 << 63);
+    Client {
+        connection: NEXT.fetch_add(1, Ordering::Relaxed),
+        pid: None,
+        uid: None,
+        writes: false,
+        purpose: "export".to_owned(),
+    }
+}
+
+fn write_file<B: BlockDevice>(
+    device: &B,
+    request: &ExportFile,
+    progress: &Progress<'_>,
+) -> Result<Exported> {
+    let source = DeviceSource(device);
+    let path = Path::new(&request.path);
+    progress.set_total(source.size());
+    if std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device()) {
+        write_device(&source, request, progress)?;
+    } else {
+        let new = NewFile::create(path, request.overwrite)?;
+        match request.format {
+            FileFormat::Raw => write_raw(&source, new.file(), progress)?,
+            FileFormat::Qcow2 => write_qcow2(&source, new.file(), progress)?,
+            FileFormat::Vmdk => {
+                let message = "vmdk is not exported; raw and qcow2 are";
+                return Err(Error::new(ErrorKind::Unsupported, message));
+            }
+        }
+        new.publish()?;
+    }
+    Ok(Exported { size_bytes: source.size(), bytes_written: progress.moved_bytes() })
+}
+
+fn write_raw(source: &dyn Source, file: &File, progress: &Progress<'_>) -> Result<()> {
+    let size = source.size();
+    file.set_len(size).map_err(|error| Error::io("size of the new file", error))?;
+    let shape = Shape { size, granularity: CLUSTER_SIZE as u64, threads: THREADS };
+    copy(source, &RawSink(file), shape, progress)
+}
+
+fn write_qcow2(source: &dyn Source, file: &File, progress: &Progress<'_>) -> Result<()> {
+    let failed = |error| Error::io("write of qcow2", error);
+    let storage = file.try_clone().and_then(ImagoFile::try_from).map_err(failed)?;
+    let size = source.size();
+    let disk = Qcow2::<ImagoFile>::create_builder(storage)
+        .size(size)
+        .cluster_size(QCOW2_CLUSTER as usize)
+        .create_open(DenyImplicitOpenGate::default(), |image| {
+            Ok(Qcow2::<ImagoFile>::builder(image).backing(None).write(true))
+        })
+        .map_err(failed)?;
+    let disk = FormatAccess::new(disk);
+    // One writer: imago holds a table's lock over the write of its data.
+    let shape = Shape { size, granularity: QCOW2_CLUSTER, threads: 1 };
+    copy(source, &Qcow2Sink(&disk), shape, progress)?;
+    disk.flush().map_err(failed)
+}
+
+/// Writes raw bytes over a block device, zeros too, as it may hold anything.
+fn write_device(source: &dyn Source, request: &ExportFile, progress: &Progress<'_>) -> Result<()> {
+    let place = &request.path;
+    if request.format != FileFormat::Raw {
+        let message = format!("{place} is a block device: only raw is written there");
+        return Err(Error::new(ErrorKind::Unsupported, message));
+    }
+    if !request.overwrite {
+        let message = format!("{place} is a block device; --overwrite replaces what is on it");
+        return Err(Error::new(ErrorKind::Exists, message));
+    }
+    let at_place = |error| Error::io(place, error);
+    // On a block device O_EXCL fails if it is mounted or otherwise claimed.
+    let mut device = File::options()
+        .write(true)
+        .custom_flags(OFlags::EXCL.bits().cast_signed())
+        .open(place)
+        .map_err(at_place)?;
+    let room = device.seek(SeekFrom::End(0)).map_err(at_place)?;
+    if room < source.size() {
+        let message = format!("{place} has {room} bytes, {} are needed", source.size());
+        return Err(Error::new(ErrorKind::NoSpace, message));
+    }
+    device.rewind().map_err(at_place)?;
+    write_stream(source, &mut device, progress)?;
+    device.sync_all().map_err(at_place)
+}
+
+struct RawSink<'a>(&'a File);
+
+impl Sink for RawSink<'_> {
+    fn write(&self, offset: u64, data: Buffer) -> Result<()> {
+        self.0
+            .write_all_at(&data, offset)
+            .map_err(|error| Error::io(format_args!("write at {offset}"), error))
+    }
+}
+
+struct Qcow2Sink<'a>(&'a FormatAccess<ImagoFile>);
+
+impl Sink for Qcow2Sink<'_> {
+    fn write(&self, offset: u64, data: Buffer) -> Result<()> {
+        self.0
+            .write(&data[..], offset)
+            .map_err(|error| Error::io(format_args!("write of qcow2 at {offset}"), error))
+    }
+}
+
+/// An image as something to read.
+struct DeviceSource<'a, B>(&'a B);
+
+impl<B: BlockDevice> Source for DeviceSource<'_, B> {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn run_at(&self, offset: u64) -> Result<Run> {
+        let runs = block_on(self.0.allocation(offset, self.size() - offset, 1))?;
+        let run = runs.first().ok_or_else(|| {
+            Error::new(ErrorKind::Corrupt, format!("the image has no allocation at {offset}"))
+        })?;
+        Ok(Run { length: run.length, zero: run.state != AllocationState::Data })
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let mut rest = buffer;
+        for segment in block_on(self.0.read(offset, rest.len() as u64))? {
+            let (part, after) = rest.split_at_mut(segment.length() as usize);
+            match segment {
+                Segment::Data(data) => part.copy_from_slice(&data),
+                Segment::Zeroes(_) => part.fill(0),
+            }
+            rest = after;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
