@@ -4,13 +4,37 @@
 //! and the simulator. Time, randomness and I/O are passed in.
 #![forbid(unsafe_code)]
 
+mod alloc;
+mod bitmap;
 mod breaks;
+mod commit;
+mod counts;
+mod epochs;
+mod extent;
+mod frees;
+mod hashes;
+mod headers;
+mod images;
+mod journal;
+mod load;
+mod maintenance;
+mod open;
 mod pool;
+mod query;
+mod ranges;
+mod read;
+mod records;
+mod regions;
+mod state;
 pub mod store;
 mod types;
+mod volume;
+mod write;
 
-pub use pool::{Pool, Scrub, Volume};
+pub use pool::Pool;
+pub use query::Scrub;
 pub use types::{
     Client, CreateOptions, Damage, ImageInfo, ImageKind, MapRun, MapState, OpenOptions, PoolId,
     PoolStatus,
 };
+pub use volume::Volume;

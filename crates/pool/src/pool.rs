@@ -1,216 +1,200 @@
-//! The pool as the program sees it. SIGNATURES FIRST: bodies land with the engine.
+//! The open pool: the state behind its lock, the files, and the events that tasks wait on.
+//!
+//! Background work is three futures that the caller runs ([`Pool::run_sync`], [`Pool::run_commit`],
+//! [`Pool::run_maintenance`]) and a clock it passes in ([`Pool::tick`]). What is on disk if any future is
+//! dropped is what a crash at that moment would leave: everything durable, nothing half.
 
-use crate::types::*;
-use blockyard_block::{
-    AllocationRun, BlockDevice, Buffer, ContentHash, Error, ErrorKind, ImageId, ImageName, Result,
-    Segment, ZeroOptions,
-};
-use blockyard_io::{Directory, Mapped};
-use std::sync::Arc;
+use crate::frees::Generation;
+use crate::ranges::Ticket;
+use crate::state::State;
+use crate::store::Store;
+use blockyard_block::{HashAlgorithm, ImageId, Result};
+use blockyard_io::Directory;
+use event_listener::Event;
+use std::future::poll_fn;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
 /// An open pool. Made by [`Pool::open`]; the caller runs [`Pool::run_sync`], [`Pool::run_commit`]
 /// and [`Pool::run_maintenance`] each on a thread (or task) of its own, and calls [`Pool::tick`]
 /// every 50 ms or so.
 pub struct Pool<D: Directory> {
-    _directory: D,
-}
-
-/// An image held open by one client; dropping it closes it. Serves as the [`BlockDevice`].
-pub struct Volume<D: Directory> {
-    _pool: Arc<Pool<D>>,
-}
-
-/// Progress and findings of a scrub so far.
-#[derive(Debug, Clone, Default)]
-pub struct Scrub {
-    pub clusters_done: u64,
-    pub clusters_total: u64,
-    pub clusters_skipped_untrusted: u64,
-    pub damage: Vec<Damage>,
-}
-
-fn pending<T>() -> Result<T> {
-    Err(Error::new(ErrorKind::Unsupported, "the engine is not here yet"))
+    state: Mutex<State>,
+    pub(crate) data: D::Disk,
+    pub(crate) hashes: D::Disk,
+    pub(crate) store: Store<D>,
+    pub(crate) directory: Arc<D>,
+    hash: HashAlgorithm,
+    /// A capture is wanted.
+    pub(crate) sync_event: Event,
+    /// Something is in the log queue.
+    pub(crate) log_event: Event,
+    /// Space, hash pages or another background step is wanted.
+    pub(crate) maintenance_event: Event,
+    /// Something that requests wait for has happened.
+    progress_event: Event,
+    /// The background tasks shall return.
+    pub(crate) stop_event: Event,
 }
 
 impl<D: Directory> Pool<D> {
-    /// Makes a pool in an empty directory. `data` is a new file of length 0 or a block device.
-    pub async fn create(_directory: &D, _data: &D::Disk, _options: &CreateOptions) -> Result<()> {
-        pending()
+    pub(crate) fn assemble(
+        state: State,
+        directory: Arc<D>,
+        data: D::Disk,
+        hashes: D::Disk,
+        store: Store<D>,
+    ) -> Pool<D> {
+        Pool {
+            hash: state.pool.hash,
+            state: Mutex::new(state),
+            data,
+            hashes,
+            store,
+            directory,
+            sync_event: Event::new(),
+            log_event: Event::new(),
+            maintenance_event: Event::new(),
+            progress_event: Event::new(),
+            stop_event: Event::new(),
+        }
     }
 
-    /// Whether the directory holds a (completely made) pool.
-    pub async fn exists(_directory: &D) -> Result<bool> {
-        pending()
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock is a bug that was reported where it happened; serving on with what
+        // asserts left consistent beats taking every image down.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens: recovers log, checkpoint and journal, derives counts and free space.
-    pub async fn open(
-        _directory: D,
-        _data: D::Disk,
-        _journal: Box<dyn Mapped>,
-        _options: OpenOptions,
-    ) -> Result<Arc<Pool<D>>> {
-        pending()
+    pub(crate) fn hash_algorithm(&self) -> HashAlgorithm {
+        self.hash
     }
 
-    /// Bytes the journal memory must have.
-    pub const JOURNAL_BYTES: usize = 16 << 20;
-
-    /// Captures and syncs data for commits; returns after `shutdown`.
-    pub async fn run_sync(&self) {}
-    /// Writes the log; returns after `shutdown`.
-    pub async fn run_commit(&self) {}
-    /// Hash pages, clearing of intents, re-hash, checkpoints, punching, sweeping of removed images.
-    pub async fn run_maintenance(&self) {}
-
-    /// Tells the engine the time (monotonic). Nothing in the engine waits on a clock of its own.
-    pub fn tick(&self, _now_ms: u64) {}
-
-    /// Waits for requests in flight, commits, writes hashes, clears intents as far as five seconds
-    /// of ticks allow, and marks the pool clean. New requests are refused with `ShutDown`.
-    pub async fn shutdown(&self) -> Result<()> {
-        pending()
+    /// Lets go of the lock and wakes whoever the change concerns.
+    pub(crate) fn wake_wanted(&self, mut state: MutexGuard<'_, State>) {
+        let commit_due = state.bytes_since_capture >= COMMIT_BYTES;
+        if commit_due && !state.dirty.is_empty() {
+            state.wanted.sync = true;
+        }
+        let sync = state.wanted.sync;
+        let maintenance = state.wanted.space || state.wanted.hashes;
+        let log = !state.log_queue.is_empty();
+        let progress = std::mem::take(&mut state.progressed);
+        let wakers = std::mem::take(&mut state.wakers);
+        drop(state);
+        for waker in wakers {
+            waker.wake();
+        }
+        if sync {
+            self.sync_event.notify(usize::MAX);
+        }
+        if maintenance {
+            self.maintenance_event.notify(usize::MAX);
+        }
+        if log {
+            self.log_event.notify(usize::MAX);
+        }
+        if progress {
+            self.progress_event.notify(usize::MAX);
+        }
     }
 
-    pub async fn create_image(
+    /// Waits until something has happened since `seen` was read from the state.
+    pub(crate) async fn wait_for_progress(&self, seen: u64) {
+        let listener = self.progress_event.listen();
+        if self.lock().progress == seen {
+            listener.await;
+        }
+    }
+
+    /// Waits until the capture of `generation` is durable, or the pool has failed.
+    pub(crate) async fn wait_durable(&self, generation: Generation) -> Result<()> {
+        loop {
+            let listener = self.progress_event.listen();
+            {
+                let state = self.lock();
+                if state.durable >= generation {
+                    return Ok(());
+                }
+                state.check_not_failed()?;
+            }
+            listener.await;
+        }
+    }
+
+    /// Commits everything completed before the call.
+    pub(crate) async fn commit_now(&self) -> Result<()> {
+        let generation = {
+            let mut state = self.lock();
+            state.check_not_failed()?;
+            state.wanted.sync = true;
+            let generation = state.generation;
+            self.wake_wanted(state);
+            generation
+        };
+        self.wait_durable(generation).await
+    }
+
+    /// Waits until at least `bytes` of metadata may be added without a commit in between.
+    pub(crate) async fn wait_metadata_room(&self, bytes: usize) -> Result<()> {
+        loop {
+            let seen = {
+                let mut state = self.lock();
+                state.check_writable()?;
+                if state.metadata_room() >= bytes {
+                    return Ok(());
+                }
+                state.wanted.sync = true;
+                let seen = state.progress;
+                self.wake_wanted(state);
+                seen
+            };
+            self.wait_for_progress(seen).await;
+        }
+    }
+
+    /// Takes a place in the image's line for a range of clusters and waits for its turn.
+    pub(crate) async fn take_turn(
         &self,
-        _name: &ImageName,
-        _size: u64,
-        _now_unix_s: u64,
-    ) -> Result<ImageId> {
-        pending()
-    }
-
-    /// A hidden image, not listed and gone after a crash, until [`Pool::reveal_import`]. Write to
-    /// the volume, then reveal it; dropping the volume unrevealed removes it.
-    pub async fn begin_import(
-        self: &Arc<Self>,
-        _name: &ImageName,
-        _size: u64,
-        _now_unix_s: u64,
-    ) -> Result<Volume<D>> {
-        pending()
-    }
-
-    /// Makes everything written durable and the image visible in one step. `Exists` if the name was
-    /// taken meanwhile.
-    pub async fn reveal_import(&self, _volume: Volume<D>) -> Result<ImageId> {
-        pending()
-    }
-
-    /// `Busy` while clients exist unless `force`; forced, their requests fail from now on.
-    pub async fn remove_image(&self, _name: &ImageName, _force: bool) -> Result<()> {
-        pending()
-    }
-
-    /// `Busy` while clients exist unless `force`.
-    pub async fn rename_image(
-        &self,
-        _name: &ImageName,
-        _new: &ImageName,
-        _force: bool,
-    ) -> Result<()> {
-        pending()
-    }
-
-    /// Growing is always allowed; shrinking is `Busy` while clients exist unless `force`.
-    pub async fn resize_image(&self, _name: &ImageName, _size: u64, _force: bool) -> Result<()> {
-        pending()
-    }
-
-    /// A read-only image of the content at this moment.
-    pub async fn snapshot_image(
-        &self,
-        _source: &ImageName,
-        _name: &ImageName,
-        _now_unix_s: u64,
-    ) -> Result<ImageId> {
-        pending()
-    }
-
-    /// A writable image that starts with the content of `source` (an image or a snapshot).
-    pub async fn clone_image(
-        &self,
-        _source: &ImageName,
-        _name: &ImageName,
-        _now_unix_s: u64,
-    ) -> Result<ImageId> {
-        pending()
-    }
-
-    /// All visible images by name.
-    pub fn images(&self) -> Vec<ImageInfo> {
-        Vec::new()
-    }
-
-    pub fn image(&self, _name: &ImageName) -> Result<ImageInfo> {
-        pending()
-    }
-
-    /// Opens an image for a client. `ReadOnly` for `client.writes` on a snapshot.
-    pub fn open_image(self: &Arc<Self>, _name: &ImageName, _client: Client) -> Result<Volume<D>> {
-        pending()
-    }
-
-    /// The image's root hash over size, algorithm and content; the same for the same content,
-    /// wherever it lies. Reads hashes, no data. `Busy` naming the count while clusters are untrusted.
-    pub async fn digest(&self, _name: &ImageName) -> Result<ContentHash> {
-        pending()
-    }
-
-    /// The map of `[offset, offset + length)`, rounded out to clusters; at most 1024 clusters'
-    /// worth of runs a call: continue where the last run ended. Reads no data.
-    pub async fn map(&self, _name: &ImageName, _offset: u64, _hashes: bool) -> Result<Vec<MapRun>> {
-        pending()
-    }
-
-    /// Never waits on I/O.
-    pub fn status(&self) -> Result<PoolStatus> {
-        pending()
-    }
-
-    /// Reads every trusted cluster and compares it with its hash, calling `progress` after each
-    /// region; return false from it to stop.
-    pub async fn scrub(&self, _progress: impl FnMut(&Scrub) -> bool) -> Result<Scrub> {
-        pending()
+        image: ImageId,
+        clusters: Range<u64>,
+    ) -> Result<Turn<'_, D>> {
+        let ticket = self.lock().image_mut(image)?.line.enqueue(clusters);
+        let turn = Turn { pool: self, image, ticket };
+        poll_fn(|context| {
+            let mut state = self.lock();
+            match state.image_mut(image) {
+                Ok(image) => match image.line.poll(ticket, context.waker()) {
+                    true => Poll::Ready(Ok(())),
+                    false => Poll::Pending,
+                },
+                Err(error) => Poll::Ready(Err(error)),
+            }
+        })
+        .await?;
+        Ok(turn)
     }
 }
 
-impl<D: Directory> Volume<D> {
-    pub fn id(&self) -> Result<ImageId> {
-        pending()
-    }
+/// A guest that never flushes is committed each time it has written this much.
+const COMMIT_BYTES: u64 = 64 << 20;
+
+/// A place in an image's line; dropping it lets those behind go ahead.
+pub(crate) struct Turn<'a, D: Directory> {
+    pool: &'a Pool<D>,
+    image: ImageId,
+    ticket: Ticket,
 }
 
-impl<D: Directory> BlockDevice for Volume<D> {
-    fn size(&self) -> u64 {
-        0
-    }
-    fn read_only(&self) -> bool {
-        true
-    }
-    async fn read(&self, _offset: u64, _length: u64) -> Result<Vec<Segment>> {
-        pending()
-    }
-    async fn write(&self, _offset: u64, _data: Buffer, _fua: bool) -> Result<()> {
-        pending()
-    }
-    async fn flush(&self) -> Result<()> {
-        pending()
-    }
-    async fn discard(&self, _offset: u64, _length: u64, _fua: bool) -> Result<()> {
-        pending()
-    }
-    async fn write_zeroes(&self, _offset: u64, _length: u64, _options: ZeroOptions) -> Result<()> {
-        pending()
-    }
-    async fn allocation(
-        &self,
-        _offset: u64,
-        _length: u64,
-        _runs_max: usize,
-    ) -> Result<Vec<AllocationRun>> {
-        pending()
+impl<D: Directory> Drop for Turn<'_, D> {
+    fn drop(&mut self) {
+        let wakers = match self.pool.lock().image_mut(self.image) {
+            Ok(image) => image.line.leave(self.ticket),
+            Err(_) => Vec::new(),
+        };
+        for waker in wakers {
+            waker.wake();
+        }
     }
 }

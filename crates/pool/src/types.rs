@@ -46,6 +46,8 @@ pub struct OpenOptions {
     pub commit_interval_ms: u64,
     /// A region that was not written for this long has its hashes written and its intent cleared.
     pub region_cool_ms: u64,
+    /// Regions by which the data file grows at a time.
+    pub grow_regions: u32,
     /// Regions kept ready for reuse before freed ones are punched out of the file.
     pub punch_keep_regions: usize,
 }
@@ -59,6 +61,7 @@ impl Default for OpenOptions {
             pending_hashes_bytes_max: 96 << 20,
             commit_interval_ms: 5_000,
             region_cool_ms: 2_000,
+            grow_regions: 16,
             punch_keep_regions: 64,
         }
     }

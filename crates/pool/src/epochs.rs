@@ -1,0 +1,65 @@
+//! Which planned I/O may still touch a freed cluster (I3). I/O enters the current epoch under the lock
+//! of its look-up and leaves it at completion; a cluster freed in epoch `e` may be reused when every
+//! epoch up to `e` is empty. An idle pool has no entries and blocks nothing.
+
+use std::collections::BTreeMap;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Epoch(u64);
+
+#[derive(Default)]
+pub(crate) struct Epochs {
+    current: u64,
+    in_flight: BTreeMap<u64, u32>,
+}
+
+impl Epochs {
+    pub(crate) fn enter(&mut self) -> Epoch {
+        *self.in_flight.entry(self.current).or_insert(0) += 1;
+        Epoch(self.current)
+    }
+
+    /// True when this left its epoch empty, so that frees may go on.
+    pub(crate) fn leave(&mut self, epoch: Epoch) -> bool {
+        let count = self.in_flight.get_mut(&epoch.0).expect("an epoch is left by who entered it");
+        *count -= 1;
+        if *count == 0 {
+            self.in_flight.remove(&epoch.0);
+        }
+        *self.in_flight.first_key_value().map_or(&u64::MAX, |(oldest, _)| oldest) > epoch.0
+    }
+
+    /// Ends the current epoch and returns it: later I/O enters a new one.
+    pub(crate) fn advance(&mut self) -> Epoch {
+        self.current += 1;
+        Epoch(self.current - 1)
+    }
+
+    /// Whether all I/O of `epoch` and before has finished.
+    pub(crate) fn is_over(&self, epoch: Epoch) -> bool {
+        self.in_flight.first_key_value().is_none_or(|(oldest, _)| *oldest > epoch.0)
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Epochs;
+
+    #[test]
+    fn an_epoch_is_over_when_it_and_all_before_are_empty() {
+        let mut epochs = Epochs::default();
+        let read = epochs.enter();
+        let first = epochs.advance();
+        let write = epochs.enter();
+        let second = epochs.advance();
+        assert!(!epochs.is_over(first) && !epochs.is_over(second));
+        assert!(!epochs.leave(write));
+        assert!(!epochs.is_over(second), "the earlier read may still look");
+        assert!(epochs.leave(read));
+        assert!(epochs.is_over(second) && epochs.is_idle());
+    }
+}

@@ -1,0 +1,299 @@
+//! The hash table on disk: reading a hash, writing pages, clearing intents, hashing again.
+//!
+//! Only the maintenance task writes pages. A reader that meets a page while it is being written sees
+//! the checksum of neither version, or of either; it reads again.
+
+use crate::bitmap::Bitmap;
+use crate::pool::Pool;
+use crate::regions::{HashPage, PAGE_HASHES};
+use crate::state::LogItem;
+use blockyard_block::{
+    BufferMut, CLUSTER_SIZE, ClusterIndex, ContentHash, Error, ErrorKind, RegionIndex, Result,
+};
+use blockyard_io::{Directory, Disk};
+
+/// Regions cleared with one pair of syncs.
+const CLEAR_BATCH: usize = 64;
+
+impl<D: Directory> Pool<D> {
+    /// The hash of an allocated cluster, if it is trusted. Reads at most a page of hashes.
+    pub(crate) async fn hash_of(&self, cluster: ClusterIndex) -> Result<Option<ContentHash>> {
+        {
+            let state = self.lock();
+            if !state.regions.is_trusted(cluster) {
+                return Ok(None);
+            }
+            if let Some(hash) = state.regions.pending(cluster) {
+                return Ok(Some(hash));
+            }
+        }
+        let page = self.read_hash_page(HashPage::of(cluster)).await?;
+        let state = self.lock();
+        if !state.regions.is_trusted(cluster) {
+            return Ok(None);
+        }
+        Ok(Some(state.regions.pending(cluster).unwrap_or_else(|| hash_in_page(&page, cluster))))
+    }
+
+    /// A page of the hash table that matches its checksum.
+    pub(crate) async fn read_hash_page(&self, page: HashPage) -> Result<BufferMut> {
+        let mut before = self.lock().regions.page_checksums(page);
+        loop {
+            let (result, buffer) =
+                self.hashes.read(page.offset(), BufferMut::zeroed(CLUSTER_SIZE)).await;
+            result.map_err(|error| {
+                Error::io(format!("read of hashes at {}", page.offset()), error)
+            })?;
+            let checksum = crc32c::crc32c(&buffer);
+            let state = self.lock();
+            let after = state.regions.page_checksums(page);
+            if before.contains(&checksum) || after.contains(&checksum) {
+                return Ok(buffer);
+            }
+            if before == after && !state.regions.is_being_written(page) {
+                return Err(damaged_page(page));
+            }
+            before = after;
+        }
+    }
+
+    /// Writes the waiting hashes of a page. What is on disk if this is cut off: either version or a
+    /// mix, behind a durable intent.
+    pub(crate) async fn write_hash_page(&self, page: HashPage) -> Result<()> {
+        let (waiting, known) = {
+            let state = self.lock();
+            (state.regions.pending_of(page), !state.regions.page_checksums(page).is_empty())
+        };
+        let mut buffer = match known && waiting.len() < PAGE_HASHES {
+            true => self.read_hash_page(page).await?,
+            false => BufferMut::zeroed(CLUSTER_SIZE),
+        };
+        for (cluster, hash) in &waiting {
+            let at = (cluster.0 % PAGE_HASHES as u64) as usize * 32;
+            buffer[at..at + 32].copy_from_slice(&hash.0);
+        }
+        self.lock().regions.page_write_started(page, crc32c::crc32c(&buffer));
+        let result = self.hashes.write(page.offset(), buffer.freeze()).await;
+        let mut state = self.lock();
+        match result {
+            Ok(()) => {
+                state.regions.page_written(page, &waiting);
+                state.note_progress();
+                self.wake_wanted(state);
+                Ok(())
+            }
+            Err(error) => {
+                let error = Error::io(format!("write to hashes at {}", page.offset()), error);
+                state.fail(error.to_string());
+                state.note_progress();
+                self.wake_wanted(state);
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes pages with many waiting hashes, or all of them under pressure. True if any was written.
+    pub(crate) async fn write_hash_pages(&self) -> Result<bool> {
+        let pages: Vec<HashPage> = {
+            let mut state = self.lock();
+            state.wanted.hashes = false;
+            let pressed =
+                state.regions.pending_bytes() > state.options.pending_hashes_bytes_max / 2;
+            let damaged = &state.damaged_pages;
+            let hashes_min = if pressed { 1 } else { HASHES_PER_WRITE };
+            let pages = state.regions.dirty_pages(hashes_min);
+            pages.into_iter().filter(|page| !damaged.contains(page)).take(256).collect()
+        };
+        for page in &pages {
+            self.write_page_or_note_damage(*page).await?;
+        }
+        Ok(!pages.is_empty())
+    }
+
+    async fn write_page_or_note_damage(&self, page: HashPage) -> Result<()> {
+        match self.write_hash_page(page).await {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                let mut state = self.lock();
+                state.damaged_pages.insert(page);
+                state.note_damage(error.to_string());
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Clears the intents of regions that are not written any more (I4): their hashes, then their
+    /// data and the hash table are made durable; only then is clearing decided, if nobody wrote
+    /// meanwhile. True if any was cleared.
+    pub(crate) async fn clear_intents(&self) -> Result<bool> {
+        let regions: Vec<(RegionIndex, u64)> = {
+            let mut state = self.lock();
+            let cool_ms = if state.closing { 0 } else { state.options.region_cool_ms };
+            state.settle_free_clusters();
+            let cool = state.regions.cool(state.now_ms, cool_ms);
+            let undamaged = |region: &RegionIndex| {
+                !HashPage::of_region(*region).any(|page| state.damaged_pages.contains(&page))
+            };
+            cool.into_iter()
+                .filter(undamaged)
+                .take(CLEAR_BATCH)
+                .map(|region| (region, state.regions.change_count(region)))
+                .collect()
+        };
+        if regions.is_empty() {
+            return Ok(false);
+        }
+        for (region, _) in &regions {
+            let pages = self.pages_to_write(*region);
+            for page in pages {
+                self.write_page_or_note_damage(page).await?;
+            }
+        }
+        self.sync_data().await?;
+        if !crate::breaks::broken("sync-hashes") {
+            self.sync_hashes().await?;
+        }
+        let mut state = self.lock();
+        let mut cleared = false;
+        for (region, changes) in regions {
+            if let Some(record) = state.regions.clear(region, changes) {
+                state.log_queue.push_back(LogItem::Clear(region, record));
+                cleared = true;
+            }
+        }
+        self.wake_wanted(state);
+        Ok(cleared)
+    }
+
+    fn pages_to_write(&self, region: RegionIndex) -> Vec<HashPage> {
+        let state = self.lock();
+        let mut pages = state.regions.unknown_pages(region);
+        pages.extend(
+            HashPage::of_region(region).filter(|page| !state.regions.pending_of(*page).is_empty()),
+        );
+        pages.sort_unstable();
+        pages.dedup();
+        pages
+    }
+
+    pub(crate) async fn sync_data(&self) -> Result<()> {
+        self.data.sync().await.map_err(|error| self.sync_failed("data", error))
+    }
+
+    async fn sync_hashes(&self) -> Result<()> {
+        self.hashes.sync().await.map_err(|error| self.sync_failed("hashes", error))
+    }
+
+    /// A failed sync leaves the state of unsynced writes unknown: nothing is retried (I12).
+    fn sync_failed(&self, file: &str, error: std::io::Error) -> Error {
+        let error = Error::io(format_args!("sync of {file}"), error);
+        self.fail(&error);
+        error
+    }
+
+    /// Stops all changes for good and wakes everyone who waits.
+    pub(crate) fn fail(&self, error: &Error) {
+        let mut state = self.lock();
+        if !crate::breaks::broken("I12-go-on") {
+            state.fail(error.to_string());
+        }
+        state.note_progress();
+        self.wake_wanted(state);
+    }
+
+    /// Hashes again the untrusted clusters of one region (I8). True if there was something to do.
+    pub(crate) async fn rehash_region(&self) -> Result<bool> {
+        let Some((region, clusters)) = self.next_untrusted() else { return Ok(false) };
+        let mut at = 0;
+        while at < clusters.len() {
+            let run = consecutive(&clusters[at..]);
+            match self.read_clusters(clusters[at], run).await {
+                Ok(bytes) => self.publish_rehashed(&clusters[at..at + run], &bytes),
+                Err(error) => {
+                    let mut state = self.lock();
+                    state.unreadable_regions.insert(region);
+                    state.note_damage(error.to_string());
+                    return Ok(true);
+                }
+            }
+            at += run;
+        }
+        Ok(true)
+    }
+
+    /// A region with clusters to hash again, watched from now on (I6).
+    fn next_untrusted(&self) -> Option<(RegionIndex, Vec<ClusterIndex>)> {
+        let mut state = self.lock();
+        state.settle_free_clusters();
+        let state = &mut *state;
+        let (region, bits) = state
+            .regions
+            .untrusted()
+            .filter(|(region, _)| !state.unreadable_regions.contains(region))
+            .find_map(|(region, bits)| {
+                let due: Vec<ClusterIndex> = due_for_hashing(region, bits)
+                    .filter(|cluster| {
+                        state.allocator.count(*cluster) > 0 && !state.regions.is_pinned(*cluster)
+                    })
+                    .collect();
+                (!due.is_empty()).then_some((region, due))
+            })?;
+        for cluster in &bits {
+            state.regions.watch(*cluster);
+        }
+        Some((region, bits))
+    }
+
+    fn publish_rehashed(&self, clusters: &[ClusterIndex], bytes: &[u8]) {
+        let hashes: Vec<ContentHash> = bytes
+            .chunks_exact(CLUSTER_SIZE)
+            .map(|cluster| self.hash_algorithm().hash(cluster))
+            .collect();
+        let mut state = self.lock();
+        if state.failed.is_some() {
+            return;
+        }
+        for (cluster, hash) in clusters.iter().zip(hashes) {
+            let unchanged = state.regions.unwatch(*cluster) || crate::breaks::broken("I6-no-watch");
+            if unchanged && state.allocator.count(*cluster) > 0 {
+                state.regions.publish(*cluster, hash);
+            }
+        }
+    }
+}
+
+/// A hash page is written when this many of its hashes changed (see the design, section 7).
+const HASHES_PER_WRITE: u16 = 16;
+
+fn due_for_hashing(region: RegionIndex, bits: &Bitmap) -> impl Iterator<Item = ClusterIndex> + '_ {
+    bits.ones().map(move |within| region.cluster(within))
+}
+
+/// How many of the clusters at the front follow each other.
+fn consecutive(clusters: &[ClusterIndex]) -> usize {
+    clusters
+        .iter()
+        .zip(0u64..)
+        .take_while(|(cluster, step)| **cluster == clusters[0].offset_by(*step))
+        .count()
+}
+
+pub(crate) fn hash_in_page(page: &[u8], cluster: ClusterIndex) -> ContentHash {
+    let at = (cluster.0 % PAGE_HASHES as u64) as usize * 32;
+    let mut hash = [0; 32];
+    hash.copy_from_slice(&page[at..at + 32]);
+    ContentHash(hash)
+}
+
+pub(crate) fn damaged_page(page: HashPage) -> Error {
+    let first = page.first_cluster();
+    Error::new(
+        ErrorKind::Corrupt,
+        format!(
+            "the hash table at {} (hashes of data at {} to {}) does not match its checksum: run `blockyard check --data`",
+            page.offset(),
+            first.data_offset(),
+            first.offset_by(PAGE_HASHES as u64).data_offset()
+        ),
+    )
+}

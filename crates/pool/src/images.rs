@@ -1,0 +1,372 @@
+//! Images: making, importing, removing, renaming, resizing, snapshots and clones. Each answers when its
+//! change is durable; cut off before, it has not happened.
+
+use crate::pool::{Pool, Turn};
+use crate::records::{IMAGE_SIZE_MAX, ImageRecord, pages_for};
+use crate::state::{State, Sweep};
+use crate::types::{Client, ImageInfo, ImageKind};
+use crate::volume::Volume;
+use crate::write::Content;
+use blockyard_block::{
+    CLUSTER_SIZE, EXTENT_SIZE, Error, ErrorKind, ImageId, ImageName, MAP_PAGE_EXTENTS, Result,
+    SECTOR_SIZE,
+};
+use blockyard_io::Directory;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// The range of a change that concerns the whole image.
+const WHOLE_IMAGE: std::ops::Range<u64> = 0..u64::MAX;
+
+impl<D: Directory> Pool<D> {
+    /// A new image that reads zero. `size` is a multiple of 512.
+    pub async fn create_image(
+        &self,
+        name: &ImageName,
+        size: u64,
+        now_unix_s: u64,
+    ) -> Result<ImageId> {
+        let record = new_record(name, size, now_unix_s)?;
+        let id = self.insert(record).await?;
+        self.commit_now().await?;
+        Ok(id)
+    }
+
+    async fn insert(&self, record: ImageRecord) -> Result<ImageId> {
+        self.wait_metadata_room(2 * record.encoded_length() + 64).await?;
+        let mut state = self.lock();
+        state.check_writable()?;
+        state.check_free(&record.name)?;
+        let id = state.new_image_id();
+        state.insert_image(id, record);
+        state.seal();
+        self.wake_wanted(state);
+        Ok(id)
+    }
+
+    /// A hidden image, not listed and gone after a crash, until [`Pool::reveal_import`]. Write to
+    /// the volume, then reveal it; dropping the volume unrevealed removes it.
+    pub async fn begin_import(
+        self: &Arc<Self>,
+        name: &ImageName,
+        size: u64,
+        now_unix_s: u64,
+    ) -> Result<Volume<D>> {
+        let mut record = new_record(name, size, now_unix_s)?;
+        record.hidden = true;
+        let id = self.insert(record).await?;
+        let client = Client {
+            connection: 0,
+            pid: None,
+            uid: None,
+            writes: true,
+            purpose: "import".to_owned(),
+        };
+        self.open_volume(id, client)
+    }
+
+    /// Makes everything written durable and the image visible in one step. `Exists` if the name was
+    /// taken meanwhile.
+    pub async fn reveal_import(&self, volume: Volume<D>) -> Result<ImageId> {
+        let id = volume.image();
+        {
+            let _turn = self.take_turn(id, WHOLE_IMAGE).await?;
+            self.wait_metadata_room(2 * self.record_length(id)? + 64).await?;
+            let mut state = self.lock();
+            let name = state.image(id)?.record.name.clone();
+            state.check_writable()?;
+            state.check_free(&name)?;
+            state.image_mut(id)?.record.hidden = false;
+            state.names.insert(name, id);
+            state.touch(crate::records::RecordKey::Image(id));
+            state.seal();
+            self.wake_wanted(state);
+        }
+        drop(volume);
+        self.commit_now().await?;
+        Ok(id)
+    }
+
+    fn record_length(&self, id: ImageId) -> Result<usize> {
+        Ok(self.lock().image(id)?.record.encoded_length())
+    }
+
+    /// `Busy` while clients exist unless `force`; forced, their requests fail from now on. Its space is
+    /// given back in the background.
+    pub async fn remove_image(&self, name: &ImageName, force: bool) -> Result<()> {
+        let (_turn, id) = self.whole_image(name, force, "removed").await?;
+        self.wait_metadata_room(64).await?;
+        {
+            let mut state = self.lock();
+            state.check_writable()?;
+            if state.find(name)? != id {
+                return Err(Error::new(
+                    ErrorKind::NotFound,
+                    format!("{name} was renamed meanwhile"),
+                ));
+            }
+            state.check_unused(id, force, "removed")?;
+            state.remove_image(id);
+            state.seal();
+            self.wake_wanted(state);
+        }
+        self.commit_now().await
+    }
+
+    /// Finds an image and waits until no change of it is in flight.
+    async fn whole_image(
+        &self,
+        name: &ImageName,
+        force: bool,
+        what: &str,
+    ) -> Result<(Turn<'_, D>, ImageId)> {
+        let id = {
+            let state = self.lock();
+            let id = state.find(name)?;
+            state.check_unused(id, force, what)?;
+            id
+        };
+        Ok((self.take_turn(id, WHOLE_IMAGE).await?, id))
+    }
+
+    /// `Busy` while clients exist unless `force`.
+    pub async fn rename_image(&self, name: &ImageName, new: &ImageName, force: bool) -> Result<()> {
+        {
+            let id = self.lock().find(name)?;
+            self.wait_metadata_room(2 * self.record_length(id)? + 512).await?;
+            let mut state = self.lock();
+            state.check_writable()?;
+            state.check_unused(id, force, "renamed")?;
+            if state.find(name)? != id {
+                return Err(Error::new(
+                    ErrorKind::NotFound,
+                    format!("{name} was renamed meanwhile"),
+                ));
+            }
+            state.check_free(new)?;
+            state.names.remove(name);
+            state.names.insert(new.clone(), id);
+            state.image_mut(id)?.record.name = new.clone();
+            state.touch(crate::records::RecordKey::Image(id));
+            state.seal();
+            self.wake_wanted(state);
+        }
+        self.commit_now().await
+    }
+
+    /// Growing is always allowed; shrinking is `Busy` while clients exist unless `force`. What is cut
+    /// off is gone: after growing again it reads zero (I11).
+    pub async fn resize_image(&self, name: &ImageName, size: u64, force: bool) -> Result<()> {
+        check_size(size)?;
+        let (id, old) = {
+            let state = self.lock();
+            let id = state.find(name)?;
+            let record = &state.image(id)?.record;
+            if record.kind == ImageKind::Snapshot {
+                return Err(Error::new(
+                    ErrorKind::ReadOnly,
+                    format!("{name} is a snapshot: its size is fixed"),
+                ));
+            }
+            if size < record.size {
+                state.check_unused(id, force, "shrunk")?;
+            }
+            (id, record.size)
+        };
+        if size < old {
+            self.shrink(id, size, old).await?;
+        } else {
+            let pages = 2 * (self.record_length(id)? + 8 * pages_for(size));
+            self.wait_metadata_room(pages + 64).await?;
+            self.lock().set_size(id, size)?;
+        }
+        self.commit_now().await
+    }
+
+    /// First the bytes beyond the new end become zero, then the size changes, in one commit; then the
+    /// map pages beyond it are swept.
+    async fn shrink(&self, id: ImageId, size: u64, old: u64) -> Result<()> {
+        self.clear_image(id, size, old - size, Content::Hole).await?;
+        let _turn = self.take_turn(id, WHOLE_IMAGE).await?;
+        self.wait_metadata_room(2 * self.record_length(id)? + 64).await?;
+        let mut state = self.lock();
+        state.check_writable()?;
+        state.set_size(id, size)?;
+        self.wake_wanted(state);
+        Ok(())
+    }
+
+    /// A read-only image of the content at this moment.
+    pub async fn snapshot_image(
+        &self,
+        source: &ImageName,
+        name: &ImageName,
+        now_unix_s: u64,
+    ) -> Result<ImageId> {
+        self.share(source, name, ImageKind::Snapshot, now_unix_s).await
+    }
+
+    /// A writable image that starts with the content of `source` (an image or a snapshot).
+    pub async fn clone_image(
+        &self,
+        source: &ImageName,
+        name: &ImageName,
+        now_unix_s: u64,
+    ) -> Result<ImageId> {
+        self.share(source, name, ImageKind::Writable, now_unix_s).await
+    }
+
+    /// The barrier is the turn for the whole image: submitted changes drain, later ones wait until the
+    /// pages are held, then go on, copying. The commit, with its sync of the data, comes after.
+    async fn share(
+        &self,
+        source: &ImageName,
+        name: &ImageName,
+        kind: ImageKind,
+        now_unix_s: u64,
+    ) -> Result<ImageId> {
+        let source_id = self.lock().find(source)?;
+        let room = 2 * self.record_length(source_id)? + 512;
+        self.wait_metadata_room(room).await?;
+        let id = {
+            let _turn = self.take_turn(source_id, WHOLE_IMAGE).await?;
+            let mut state = self.lock();
+            state.check_writable()?;
+            state.check_free(name)?;
+            if state.metadata_room() < room {
+                return Err(Error::new(ErrorKind::Busy, "too much is being written: try again"));
+            }
+            let record = ImageRecord {
+                name: name.clone(),
+                kind,
+                hidden: false,
+                created_unix_s: now_unix_s,
+                ..state.image(source_id)?.record.clone()
+            };
+            let id = state.new_image_id();
+            state.insert_image(id, record);
+            state.seal();
+            self.wake_wanted(state);
+            id
+        };
+        self.commit_now().await?;
+        Ok(id)
+    }
+
+    /// All visible images by name.
+    pub fn images(&self) -> Vec<ImageInfo> {
+        let state = self.lock();
+        state.names.values().filter_map(|id| state.describe(*id)).collect()
+    }
+
+    /// One image by name.
+    pub fn image(&self, name: &ImageName) -> Result<ImageInfo> {
+        let state = self.lock();
+        let id = state.find(name)?;
+        state.describe(id).ok_or_else(|| Error::new(ErrorKind::NotFound, "the image was removed"))
+    }
+
+    /// Opens an image for a client. `ReadOnly` for `client.writes` on a snapshot.
+    pub fn open_image(self: &Arc<Self>, name: &ImageName, client: Client) -> Result<Volume<D>> {
+        let id = self.lock().find(name)?;
+        self.open_volume(id, client)
+    }
+
+    fn open_volume(self: &Arc<Self>, id: ImageId, client: Client) -> Result<Volume<D>> {
+        let mut state = self.lock();
+        let image = state.image_mut(id)?;
+        if client.writes && image.record.kind == ImageKind::Snapshot {
+            return Err(Error::new(
+                ErrorKind::ReadOnly,
+                format!("{} is a snapshot: open it read-only, or clone it", image.record.name),
+            ));
+        }
+        image.clients.push(client.clone());
+        let size = Arc::clone(&image.size);
+        drop(state);
+        Ok(Volume::new(Arc::clone(self), id, client, size))
+    }
+}
+
+fn check_size(size: u64) -> Result<()> {
+    if size == 0 || size > IMAGE_SIZE_MAX || !size.is_multiple_of(SECTOR_SIZE) {
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            format!(
+                "an image of {size} bytes: sizes are multiples of 512, from 512 to {IMAGE_SIZE_MAX} (64 TiB)"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn new_record(name: &ImageName, size: u64, created_unix_s: u64) -> Result<ImageRecord> {
+    check_size(size)?;
+    Ok(ImageRecord {
+        name: name.clone(),
+        kind: ImageKind::Writable,
+        hidden: false,
+        size,
+        created_unix_s,
+        pages: vec![None; pages_for(size)],
+    })
+}
+
+impl State {
+    fn check_free(&self, name: &ImageName) -> Result<()> {
+        match self.names.contains_key(name) {
+            true => Err(Error::new(
+                ErrorKind::Exists,
+                format!("there is an image called {name} already"),
+            )),
+            false => Ok(()),
+        }
+    }
+
+    fn check_unused(&self, id: ImageId, force: bool, what: &str) -> Result<()> {
+        let image = self.image(id)?;
+        if force || image.clients.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Busy,
+            format!(
+                "{} has {} clients and cannot be {what}: disconnect them, or use --force",
+                image.record.name,
+                image.clients.len()
+            ),
+        ))
+    }
+
+    /// Changes the size; pages beyond the new end are swept once that is durable.
+    fn set_size(&mut self, id: ImageId, size: u64) -> Result<()> {
+        let generation = self.generation;
+        let image = self.image_mut(id)?;
+        image.record.size = size;
+        image.size.store(size, Ordering::Release);
+        let cut: Vec<_> =
+            image.record.pages.drain(pages_for(size).min(image.record.pages.len())..).collect();
+        image.record.pages.resize(pages_for(size), None);
+        for page in cut.into_iter().flatten() {
+            self.sweeps.push_back((generation, Sweep::Page(page)));
+        }
+        self.touch(crate::records::RecordKey::Image(id));
+        self.seal();
+        Ok(())
+    }
+
+    fn describe(&self, id: ImageId) -> Option<ImageInfo> {
+        let image = self.images.get(&id)?;
+        Some(ImageInfo {
+            id,
+            name: image.record.name.clone(),
+            kind: image.record.kind,
+            size_bytes: image.record.size,
+            bytes_mapped: self.mapped_clusters(id) * CLUSTER_SIZE as u64,
+            created_unix_s: image.record.created_unix_s,
+            clients: image.clients.clone(),
+        })
+    }
+}
+
+const _: () = assert!(EXTENT_SIZE * MAP_PAGE_EXTENTS as u64 == 2 << 30);

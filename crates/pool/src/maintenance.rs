@@ -1,0 +1,234 @@
+//! Background steps: giving the data space to grow, sweeping removed images, writing hash pages,
+//! clearing intents, hashing again, checkpoints, punching. Each step is short, so that a writer who
+//! waits for space is served between any two.
+
+use crate::pool::Pool;
+use crate::state::State;
+use blockyard_block::{EXTENT_CLUSTERS, EXTENT_SIZE, Error, ErrorKind, RegionIndex, Result};
+use blockyard_io::{Directory, Disk};
+
+/// Bytes of the hash table for one region.
+pub(crate) const HASH_BLOCK_BYTES: u64 = 32 * EXTENT_CLUSTERS as u64;
+
+/// Holds of removed images given up in one step.
+const SWEEP_STEPS: usize = 16;
+
+/// Metadata a sweep step may add: a tombstone for each hold.
+const SWEEP_BYTES: usize = SWEEP_STEPS * 64;
+
+/// Regions punched in one step.
+const PUNCH_REGIONS: u32 = 16;
+
+impl<D: Directory> Pool<D> {
+    /// Hash pages, clearing of intents, re-hash, checkpoints, punching, sweeping of removed images;
+    /// returns after [`Pool::shutdown`].
+    pub async fn run_maintenance(&self) {
+        self.task_started();
+        loop {
+            let listener = self.maintenance_event.listen();
+            let stop = self.stop_event.listen();
+            if self.is_stopped() {
+                break;
+            }
+            let failed = self.lock().failed.is_some();
+            match if failed { Ok(false) } else { self.maintenance_step().await } {
+                Ok(true) => self.lock().maintenance_idle = false,
+                Ok(false) => {
+                    let mut state = self.lock();
+                    state.maintenance_idle = true;
+                    if state.closing {
+                        state.note_progress();
+                    }
+                    self.wake_wanted(state);
+                    futures_lite::future::or(listener, stop).await;
+                }
+                // The failure is in the state, or was noted as damage: waiting is all that is left.
+                Err(_) => futures_lite::future::or(listener, stop).await,
+            }
+        }
+        self.task_ended();
+    }
+
+    /// The most urgent thing there is to do; false if there is none.
+    async fn maintenance_step(&self) -> Result<bool> {
+        if self.lock().wanted.space {
+            self.grow().await;
+            return Ok(true);
+        }
+        if self.sweep_step() || self.write_hash_pages().await? {
+            return Ok(true);
+        }
+        if self.store.needs_checkpoint() && self.checkpoint().await {
+            return Ok(true);
+        }
+        if self.rehash_region().await? || self.clear_intents().await? {
+            return Ok(true);
+        }
+        self.punch_step().await
+    }
+
+    /// Takes space for more regions on the file system, or notes that there is none.
+    async fn grow(&self) {
+        let run = {
+            let mut state = self.lock();
+            state.wanted.space = false;
+            if state.space_exhausted || state.allocator.free_region_count() >= GROW_BELOW {
+                None
+            } else {
+                let length = state.options.grow_regions;
+                state.allocator.unprovisioned_run(length)
+            }
+        };
+        let Some((first, length)) = run else {
+            let mut state = self.lock();
+            state.note_progress();
+            self.wake_wanted(state);
+            return;
+        };
+        let mut grown = self.provision(first, length).await.map(|()| length);
+        if grown.is_err() && length > 1 {
+            grown = self.provision(first, 1).await.map(|()| 1);
+        }
+        let mut state = self.lock();
+        match grown {
+            Ok(length) => {
+                for step in 0..length {
+                    state.allocator.provision(RegionIndex(first.0 + step));
+                }
+            }
+            Err(error) => {
+                state.space_exhausted = true;
+                if error.kind() != ErrorKind::NoSpace {
+                    state.note_damage(error.to_string());
+                }
+            }
+        }
+        state.note_progress();
+        self.wake_wanted(state);
+    }
+
+    /// Hashes first: data without room for its hashes would be of no use.
+    async fn provision(&self, first: RegionIndex, length: u32) -> Result<()> {
+        let regions = u64::from(length);
+        let on_device = self.lock().pool.data_on_device;
+        let needed = regions * HASH_BLOCK_BYTES + if on_device { 0 } else { regions * EXTENT_SIZE };
+        let reserve = self.lock().options.space_reserve_bytes + self.metadata_reserve();
+        let available = self
+            .directory
+            .space_available()
+            .await
+            .map_err(|error| Error::io("asking for free space", error))?;
+        self.lock().space_available = available.saturating_sub(reserve);
+        if available < needed.saturating_add(reserve) {
+            return Err(Error::new(
+                ErrorKind::NoSpace,
+                "the file system has no space for more data",
+            ));
+        }
+        let hashes_at = u64::from(first.0) * HASH_BLOCK_BYTES;
+        let failed = |error| Error::io("taking space for more data", error);
+        self.hashes.allocate(hashes_at, regions * HASH_BLOCK_BYTES).await.map_err(failed)?;
+        let data_at = first.first_cluster().data_offset();
+        self.data.allocate(data_at, regions * EXTENT_SIZE).await.map_err(failed)
+    }
+
+    /// What the next checkpoint may take (I10): all parts anew, beside the old ones.
+    fn metadata_reserve(&self) -> u64 {
+        let stats = self.store.stats();
+        stats.part_bytes + stats.overlay_bytes
+    }
+
+    fn sweep_step(&self) -> bool {
+        let mut state = self.lock();
+        if state.failed.is_some() || state.metadata_room() < SWEEP_BYTES {
+            return false;
+        }
+        let more = state.sweep(SWEEP_STEPS);
+        if !more && !state.sweeps.is_empty() {
+            state.wanted.sync = true;
+        }
+        state.seal();
+        self.wake_wanted(state);
+        more
+    }
+
+    /// True if it went well; a failed one is tried again when more of the log is used.
+    async fn checkpoint(&self) -> bool {
+        match self.store.checkpoint().await {
+            Ok(()) => true,
+            Err(error) => {
+                if self.store.failure().is_some() {
+                    self.fail(&error);
+                } else {
+                    self.lock().note_damage(format!("checkpoint: {error}"));
+                }
+                false
+            }
+        }
+    }
+
+    /// Gives a run of long-free regions back to the file system, beyond those kept for reuse.
+    async fn punch_step(&self) -> Result<bool> {
+        let run = {
+            let mut state = self.lock();
+            state.withdraw_run()
+        };
+        let Some((first, length)) = run else { return Ok(false) };
+        let offset = first.first_cluster().data_offset();
+        let result = self.data.punch(offset, u64::from(length) * EXTENT_SIZE).await;
+        let mut state = self.lock();
+        if let Err(error) = result {
+            state.punching_off = true;
+            if error.kind() != std::io::ErrorKind::Unsupported {
+                state.note_damage(Error::io("punching freed data", error).to_string());
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Fewer free regions than this call for growth.
+const GROW_BELOW: usize = 4;
+
+impl State {
+    /// The highest run of free regions to punch, taken out of use; at most one run a second.
+    fn withdraw_run(&mut self) -> Option<(RegionIndex, u32)> {
+        let due = self.now_ms.saturating_sub(self.punched_ms) >= 1000 && !self.punching_off;
+        let spare =
+            self.allocator.free_region_count().saturating_sub(self.options.punch_keep_regions);
+        if !due || spare == 0 {
+            return None;
+        }
+        self.punched_ms = self.now_ms;
+        let last = self.allocator.free_regions().next_back()?;
+        let mut first = last;
+        for region in self.allocator.free_regions().rev().skip(1).take(spare - 1) {
+            if region.0 + 1 != first.0 || last.0 - region.0 >= PUNCH_REGIONS {
+                break;
+            }
+            first = region;
+        }
+        for region in first.0..=last.0 {
+            let withdrawn = self.allocator.withdraw(RegionIndex(region));
+            assert!(withdrawn, "I3: only free regions are punched");
+        }
+        Some((first, last.0 - first.0 + 1))
+    }
+
+    /// Free clusters need not be trusted: they must not keep their region's intent.
+    pub(crate) fn settle_free_clusters(&mut self) {
+        let regions: Vec<RegionIndex> =
+            self.regions.untrusted().map(|(region, _)| region).collect();
+        for region in regions {
+            let allocator = &self.allocator;
+            self.regions.settle_free(region, |cluster| !allocator.is_idle(cluster));
+        }
+    }
+
+    /// Keeps a message for the status; the log repeats none.
+    pub(crate) fn note_damage(&mut self, message: String) {
+        if self.damage.len() < 100 && !self.damage.contains(&message) {
+            self.damage.push(message);
+        }
+    }
+}

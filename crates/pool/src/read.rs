@@ -1,0 +1,174 @@
+//! Reading an image: look up under the lock, read outside it. The epoch entered at the look-up keeps
+//! the clusters from being reused until the read is done (I3).
+
+use crate::epochs::Epoch;
+use crate::extent::Slot;
+use crate::pool::Pool;
+use crate::write::cluster_range;
+use blockyard_block::{
+    AllocationRun, AllocationState, BufferMut, CLUSTER_SIZE, ClusterIndex, Error, ErrorKind,
+    ImageId, Result, Segment,
+};
+use blockyard_io::{Directory, Disk};
+
+/// A place in the current epoch; dropping it lets frees go on.
+pub(crate) struct InEpoch<'a, D: Directory> {
+    pool: &'a Pool<D>,
+    epoch: Epoch,
+}
+
+impl<D: Directory> Drop for InEpoch<'_, D> {
+    fn drop(&mut self) {
+        let mut state = self.pool.lock();
+        if state.epochs.leave(self.epoch) && (state.release_frees() || state.closing) {
+            state.note_progress();
+        }
+        self.pool.wake_wanted(state);
+    }
+}
+
+impl<D: Directory> Pool<D> {
+    /// The bytes of a range as segments in order.
+    pub(crate) async fn read_image(
+        &self,
+        image: ImageId,
+        offset: u64,
+        length: u64,
+    ) -> Result<Vec<Segment>> {
+        let (runs, _in_epoch) = self.look_up(image, offset, length)?;
+        let size = CLUSTER_SIZE as u64;
+        let mut segments = Vec::with_capacity(runs.len());
+        let mut cluster = offset / size;
+        for (slot, count) in runs {
+            let run_start = (cluster * size).max(offset);
+            cluster += count as u64;
+            let run_end = (cluster * size).min(offset + length);
+            match slot {
+                Slot::Zero | Slot::Reserved(_) => push_zeroes(&mut segments, run_end - run_start),
+                Slot::Data(first) => {
+                    let buffer = self.read_clusters(first, count).await.map_err(|error| {
+                        error.at(format_args!("image bytes {run_start} to {run_end}"))
+                    })?;
+                    let skipped = (run_start % size) as usize;
+                    let taken = (run_end - run_start) as usize;
+                    segments.push(Segment::Data(buffer.freeze().slice(skipped..skipped + taken)));
+                }
+            }
+        }
+        Ok(segments)
+    }
+
+    /// The runs of a range, joined where they continue each other, and a place in the epoch.
+    fn look_up(
+        &self,
+        image: ImageId,
+        offset: u64,
+        length: u64,
+    ) -> Result<(Vec<(Slot, usize)>, InEpoch<'_, D>)> {
+        let mut state = self.lock();
+        let found = state.image(image)?;
+        found.check_range(offset, length)?;
+        let clusters = cluster_range(offset, length);
+        let mut runs: Vec<(Slot, usize)> = Vec::new();
+        let mut at = clusters.start;
+        while at < clusters.end {
+            let (slot, count) = state.run_at(&found.record, at, (clusters.end - at) as usize);
+            at += count as u64;
+            match (runs.last_mut(), slot) {
+                (Some((Slot::Data(first), length)), Slot::Data(next))
+                    if first.offset_by(*length as u64) == next =>
+                {
+                    *length += count;
+                }
+                _ => runs.push((slot, count)),
+            }
+        }
+        let epoch = state.epochs.enter();
+        Ok((runs, InEpoch { pool: self, epoch }))
+    }
+
+    /// Reads consecutive clusters. The caller holds an epoch or knows that they stay.
+    pub(crate) async fn read_clusters(
+        &self,
+        first: ClusterIndex,
+        count: usize,
+    ) -> Result<BufferMut> {
+        let buffer = BufferMut::zeroed(count * CLUSTER_SIZE);
+        let (result, buffer) = self.data.read(first.data_offset(), buffer).await;
+        match result {
+            Ok(()) => Ok(buffer),
+            Err(error) => Err(Error::io(format!("read of data at {}", first.data_offset()), error)),
+        }
+    }
+
+    /// One cluster's bytes, to be changed and written whole. A trusted cluster is verified first, so
+    /// that rot is not given a fresh hash (I7). The caller has the cluster's turn.
+    pub(crate) async fn read_for_update(&self, image: ImageId, cluster: u64) -> Result<BufferMut> {
+        let offset = cluster * CLUSTER_SIZE as u64;
+        let (slot, _in_epoch) = {
+            let mut state = self.lock();
+            let slot = state.run_at(&state.image(image)?.record, cluster, 1).0;
+            let epoch = state.epochs.enter();
+            (slot, InEpoch { pool: self, epoch })
+        };
+        let Slot::Data(place) = slot else { return Ok(BufferMut::zeroed(CLUSTER_SIZE)) };
+        let expected = self.hash_of(place).await?;
+        let buffer = self.read_clusters(place, 1).await?;
+        if expected.is_some_and(|expected| expected != self.hash_algorithm().hash(&buffer)) {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "the 4096 bytes at {offset} do not match their hash (data at {}): overwrite them whole, or restore the image",
+                    place.data_offset()
+                ),
+            ));
+        }
+        Ok(buffer)
+    }
+
+    /// What a range is made of, from the map alone.
+    pub(crate) fn allocation_runs(
+        &self,
+        image: ImageId,
+        offset: u64,
+        length: u64,
+        runs_max: usize,
+    ) -> Result<Vec<AllocationRun>> {
+        let state = self.lock();
+        let found = state.image(image)?;
+        found.check_range(offset, length)?;
+        let clusters = cluster_range(offset, length);
+        let size = CLUSTER_SIZE as u64;
+        let mut runs: Vec<AllocationRun> = Vec::new();
+        let mut at = clusters.start;
+        // A bound on the work under the lock: a caller asks again for the rest.
+        for _ in 0..4096 {
+            if at >= clusters.end {
+                break;
+            }
+            let (slot, count) = state.run_at(&found.record, at, (clusters.end - at) as usize);
+            let run_start = (at * size).max(offset);
+            at += count as u64;
+            let length = (at * size).min(offset + length) - run_start;
+            let kind = match slot {
+                Slot::Zero => AllocationState::Hole,
+                Slot::Reserved(_) => AllocationState::ReservedZero,
+                Slot::Data(_) => AllocationState::Data,
+            };
+            let full = runs.len() == runs_max;
+            match runs.last_mut().filter(|last| last.state == kind) {
+                Some(last) => last.length += length,
+                None if full => break,
+                None => runs.push(AllocationRun { length, state: kind }),
+            }
+        }
+        Ok(runs)
+    }
+}
+
+fn push_zeroes(segments: &mut Vec<Segment>, length: u64) {
+    match segments.last_mut() {
+        Some(Segment::Zeroes(before)) => *before += length,
+        _ => segments.push(Segment::Zeroes(length)),
+    }
+}

@@ -1,0 +1,625 @@
+//! Everything the engine knows, behind one short lock: images, map pages, extents, and what is derived
+//! from them. Pure data: no I/O, no waiting.
+//!
+//! Every record here describes *completed* changes only, so the dirty set can be captured at any
+//! moment (I2). Whoever changes records under the lock calls [`State::seal`] before letting go of it:
+//! that makes one transaction, appended to the journal as a whole (I15).
+//!
+//! Maps are trees shared at two levels: a page may be in several images, an extent in several pages.
+//! A change copies what is shared on its way down, records only, never data.
+
+use crate::alloc::Allocator;
+use crate::epochs::Epochs;
+use crate::extent::{Extent, Slot};
+use crate::frees::{Generation, PendingFrees};
+use crate::journal::{Journal, RecordChange};
+use crate::ranges::RangeTable;
+use crate::records::{ImageRecord, MapPage, PoolRecord, RecordKey, RegionRecord};
+use crate::regions::{HashPage, Intent, Regions};
+use crate::types::{Client, OpenOptions};
+use blockyard_block::{
+    ClusterIndex, ContentHash, EXTENT_CLUSTERS, Error, ErrorKind, ExtentId, ImageId, ImageName,
+    MAP_PAGE_EXTENTS, MapPageId, RegionIndex, Result,
+};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Waker;
+
+/// An image and who uses it.
+pub(crate) struct ImageState {
+    pub(crate) record: ImageRecord,
+    pub(crate) line: RangeTable,
+    pub(crate) clients: Vec<Client>,
+    /// The size as open volumes see it.
+    pub(crate) size: Arc<AtomicU64>,
+}
+
+pub(crate) struct PageState {
+    pub(crate) page: MapPage,
+    /// Images that have the page.
+    pub(crate) holders: u32,
+}
+
+pub(crate) struct ExtentState {
+    pub(crate) extent: Extent,
+    /// Pages that have the extent.
+    pub(crate) holders: u32,
+    /// The summary of its hashes, if computed since it last changed.
+    pub(crate) summary: Option<Box<ContentHash>>,
+}
+
+/// What goes to the log, in this order.
+pub(crate) enum LogItem {
+    Intent(RegionIndex),
+    Clear(RegionIndex, RegionRecord),
+    Capture(Generation, Vec<RecordChange>),
+}
+
+/// A hold to be given up by the sweeper, once the removal that implies it is durable.
+pub(crate) enum Sweep {
+    Page(MapPageId),
+    Extent(ExtentId),
+}
+
+/// What the background tasks have been asked for.
+#[derive(Default)]
+pub(crate) struct Wanted {
+    pub(crate) sync: bool,
+    pub(crate) space: bool,
+    pub(crate) hashes: bool,
+}
+
+/// Whether the durable state may still show what is dropped to a user of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Drop {
+    /// It may, until the current generation is durable.
+    Now,
+    /// No: the removal of the image is durable already.
+    Swept,
+}
+
+pub(crate) struct State {
+    pub(crate) pool: PoolRecord,
+    pub(crate) options: OpenOptions,
+    pub(crate) images: BTreeMap<ImageId, ImageState>,
+    pub(crate) names: BTreeMap<ImageName, ImageId>,
+    pub(crate) pages: BTreeMap<MapPageId, PageState>,
+    pub(crate) extents: HashMap<ExtentId, ExtentState>,
+    pub(crate) next_id: u64,
+
+    pub(crate) allocator: Allocator,
+    pub(crate) regions: Regions,
+    pub(crate) epochs: Epochs,
+    pub(crate) frees: PendingFrees,
+    /// Clusters whose count fell but not to zero: shared until that is durable.
+    recently_shared: BTreeMap<ClusterIndex, Generation>,
+    /// Extents that lost a holder but have others: held until that is durable.
+    recently_held: BTreeMap<ExtentId, Generation>,
+    pub(crate) sweeps: VecDeque<(Generation, Sweep)>,
+
+    /// The generation that changes made now belong to.
+    pub(crate) generation: Generation,
+    pub(crate) durable: Generation,
+    touched: Vec<RecordKey>,
+    pub(crate) dirty: BTreeSet<RecordKey>,
+    pub(crate) dirty_since_ms: u64,
+    /// Bytes of data written since the last capture.
+    pub(crate) bytes_since_capture: u64,
+    pub(crate) journal: Journal,
+    /// Bytes of metadata that planned changes may still add.
+    pub(crate) reserved: usize,
+    pub(crate) metadata_max: usize,
+    pub(crate) log_queue: VecDeque<LogItem>,
+
+    pub(crate) now_ms: u64,
+    pub(crate) failed: Option<String>,
+    pub(crate) closing: bool,
+    pub(crate) opened_clean: bool,
+    pub(crate) stopped: bool,
+    pub(crate) tasks: u32,
+    pub(crate) maintenance_idle: bool,
+    pub(crate) committing: bool,
+    pub(crate) committed_ms: u64,
+    pub(crate) vouched: bool,
+    pub(crate) vouch_due: bool,
+    /// The file system had no space when last asked.
+    pub(crate) space_exhausted: bool,
+    pub(crate) space_retry_s: u64,
+    pub(crate) space_available: u64,
+    pub(crate) punched_ms: u64,
+    pub(crate) punching_off: bool,
+    /// Hash pages that did not match their checksum, and regions that could not be read: reported,
+    /// and left alone.
+    pub(crate) damaged_pages: BTreeSet<HashPage>,
+    pub(crate) unreadable_regions: BTreeSet<RegionIndex>,
+    pub(crate) damage: Vec<String>,
+    /// Waiters of removed images, to be woken once the lock is free.
+    pub(crate) wakers: Vec<Waker>,
+    pub(crate) reused_clusters: u64,
+    /// Counts wake-ups of waiting requests, so that none is missed.
+    pub(crate) progress: u64,
+    /// The count was raised and nobody told yet.
+    pub(crate) progressed: bool,
+    pub(crate) wanted: Wanted,
+    pub(crate) enospc_answers: u64,
+}
+
+impl State {
+    pub(crate) fn new(pool: PoolRecord, options: OpenOptions, journal: Journal) -> State {
+        State {
+            pool,
+            options,
+            images: BTreeMap::new(),
+            names: BTreeMap::new(),
+            pages: BTreeMap::new(),
+            extents: HashMap::new(),
+            next_id: 1,
+            allocator: Allocator::new(0, 0),
+            regions: Regions::new(),
+            epochs: Epochs::default(),
+            frees: PendingFrees::default(),
+            recently_shared: BTreeMap::new(),
+            recently_held: BTreeMap::new(),
+            sweeps: VecDeque::new(),
+            generation: Generation(1),
+            durable: Generation(0),
+            touched: Vec::new(),
+            dirty: BTreeSet::new(),
+            dirty_since_ms: 0,
+            bytes_since_capture: 0,
+            journal,
+            reserved: 0,
+            metadata_max: usize::MAX,
+            log_queue: VecDeque::new(),
+            now_ms: 0,
+            failed: None,
+            closing: false,
+            opened_clean: true,
+            stopped: false,
+            tasks: 0,
+            maintenance_idle: false,
+            committing: false,
+            committed_ms: 0,
+            vouched: true,
+            vouch_due: false,
+            space_exhausted: false,
+            space_retry_s: 0,
+            space_available: 0,
+            punched_ms: 0,
+            punching_off: false,
+            damaged_pages: BTreeSet::new(),
+            unreadable_regions: BTreeSet::new(),
+            damage: Vec::new(),
+            wakers: Vec::new(),
+            reused_clusters: 0,
+            progress: 0,
+            progressed: false,
+            wanted: Wanted::default(),
+            enospc_answers: 0,
+        }
+    }
+
+    fn new_id(&mut self) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        id
+    }
+
+    pub(crate) fn new_image_id(&mut self) -> ImageId {
+        ImageId(self.new_id())
+    }
+
+    /// The record of `key` changed or is gone.
+    pub(crate) fn touch(&mut self, key: RecordKey) {
+        if self.touched.last() != Some(&key) {
+            self.touched.push(key);
+        }
+    }
+
+    /// Ends a transaction: journals what it touched, in one entry, and makes it dirty.
+    pub(crate) fn seal(&mut self) {
+        if self.touched.is_empty() {
+            return;
+        }
+        let mut keys = std::mem::take(&mut self.touched);
+        keys.sort_unstable();
+        keys.dedup();
+        let changes: Vec<RecordChange> =
+            keys.iter().map(|key| (*key, self.encode_record(*key))).collect();
+        if !crate::breaks::broken("I15-no-journal") {
+            self.journal.append(self.generation, &changes);
+        }
+        if self.dirty.is_empty() {
+            self.dirty_since_ms = self.now_ms;
+        }
+        self.dirty.extend(keys);
+    }
+
+    /// The record as it goes to the log; `None` if it does not exist any more.
+    fn encode_record(&self, key: RecordKey) -> Option<Vec<u8>> {
+        match key {
+            RecordKey::Pool => Some(self.pool.encode()),
+            RecordKey::Image(id) => self.images.get(&id).map(|image| image.record.encode()),
+            RecordKey::Page(id) => self.pages.get(&id).map(|page| page.page.encode()),
+            RecordKey::Extent(id) => self.extents.get(&id).map(|state| {
+                let mut out = Vec::with_capacity(state.extent.encoded_length());
+                state.extent.encode(&mut out);
+                out
+            }),
+            RecordKey::Region(_) => None,
+        }
+    }
+
+    /// Records that were only loaded are not changes.
+    pub(crate) fn discard_loaded_changes(&mut self) {
+        self.touched.clear();
+    }
+
+    /// One atomic cut of everything completed and not captured yet; starts the next generation.
+    pub(crate) fn capture(&mut self) -> (Generation, Vec<RecordChange>) {
+        let generation = self.generation;
+        let changes = std::mem::take(&mut self.dirty)
+            .into_iter()
+            .map(|key| (key, self.encode_record(key)))
+            .collect();
+        self.frees.capture(generation, self.epochs.advance());
+        self.generation = generation.next();
+        self.bytes_since_capture = 0;
+        (generation, changes)
+    }
+
+    /// The capture of `generation` is durable.
+    pub(crate) fn captured_is_durable(&mut self, generation: Generation) {
+        assert!(generation == self.durable.next(), "captures become durable in order");
+        self.durable = generation;
+        self.journal.reset(generation);
+        self.recently_shared.retain(|_, since| *since > generation);
+        self.recently_held.retain(|_, since| *since > generation);
+        self.release_frees();
+    }
+
+    /// Makes freed clusters available whose commit and readers are done; true if there were any.
+    pub(crate) fn release_frees(&mut self) -> bool {
+        let released = self.frees.release(self.durable, &self.epochs);
+        for cluster in &released {
+            self.allocator.unblock(*cluster);
+        }
+        self.reused_clusters += released.len() as u64;
+        !released.is_empty()
+    }
+
+    /// Bytes of metadata that may still be planned before a capture must come between.
+    pub(crate) fn metadata_room(&self) -> usize {
+        let used = self.journal.used(self.generation) + self.reserved;
+        self.metadata_max.saturating_sub(used)
+    }
+
+    pub(crate) fn image(&self, id: ImageId) -> Result<&ImageState> {
+        self.images.get(&id).ok_or_else(removed)
+    }
+
+    pub(crate) fn image_mut(&mut self, id: ImageId) -> Result<&mut ImageState> {
+        self.images.get_mut(&id).ok_or_else(removed)
+    }
+
+    pub(crate) fn find(&self, name: &ImageName) -> Result<ImageId> {
+        self.names.get(name).copied().ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                format!("no image is called {name}: `blockyard image list` shows those there are"),
+            )
+        })
+    }
+
+    /// Something happened that requests may be waiting for.
+    pub(crate) fn note_progress(&mut self) {
+        self.progress += 1;
+        self.progressed = true;
+    }
+
+    pub(crate) fn check_not_failed(&self) -> Result<()> {
+        match &self.failed {
+            Some(reason) => Err(Error::new(
+                ErrorKind::Io,
+                format!("the pool serves reads only until it is reopened: {reason}"),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses changes while the pool cannot make them durable or is closing.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        self.check_not_failed()?;
+        if self.closing {
+            return Err(Error::new(ErrorKind::ShutDown, "the daemon is shutting down"));
+        }
+        Ok(())
+    }
+
+    /// After a failed or unknown sync: nothing is committed any more, no hash of this run is believed.
+    pub(crate) fn fail(&mut self, reason: String) {
+        if self.failed.is_none() {
+            self.failed = Some(reason);
+            self.regions.distrust_pending();
+        }
+    }
+
+    /// The extent at a place in an image's address space.
+    pub(crate) fn extent_at(&self, image: &ImageRecord, index: u64) -> Option<ExtentId> {
+        let page = (*image.pages.get((index / MAP_PAGE_EXTENTS as u64) as usize)?)?;
+        self.pages[&page].page.get((index % MAP_PAGE_EXTENTS as u64) as usize)
+    }
+
+    /// The run of slots at a cluster of an image, at most to the end of its extent.
+    pub(crate) fn run_at(&self, image: &ImageRecord, cluster: u64, length: usize) -> (Slot, usize) {
+        let slot = (cluster % EXTENT_CLUSTERS as u64) as usize;
+        match self.extent_at(image, cluster / EXTENT_CLUSTERS as u64) {
+            Some(id) => self.extents[&id].extent.run(slot, length),
+            None => (Slot::Zero, length.min(EXTENT_CLUSTERS - slot)),
+        }
+    }
+
+    /// Whether the image alone may change this extent's record and data in place: nobody else holds
+    /// it, in memory or in the durable state.
+    pub(crate) fn is_exclusive(&self, image: &ImageRecord, index: u64) -> bool {
+        let page_index = (index / MAP_PAGE_EXTENTS as u64) as usize;
+        let Some(page) = image.pages[page_index].and_then(|id| self.pages.get(&id)) else {
+            return true;
+        };
+        if page.holders > 1 {
+            return false;
+        }
+        page.page.get((index % MAP_PAGE_EXTENTS as u64) as usize).is_none_or(|id| {
+            self.extents[&id].holders == 1 && !self.recently_held.contains_key(&id)
+        })
+    }
+
+    /// Whether a cluster may be overwritten: counted once, in memory and in the durable state.
+    pub(crate) fn is_sole(&self, cluster: ClusterIndex) -> bool {
+        if crate::breaks::broken("I6-write-shared") {
+            return true;
+        }
+        self.allocator.count(cluster) == 1 && !self.recently_shared.contains_key(&cluster)
+    }
+
+    /// Makes the extent at `index` the image's own: copies the page and the extent record if they are
+    /// shared, makes them if they are missing. Changes nobody's content.
+    pub(crate) fn own_extent(&mut self, image: ImageId, index: u64) -> ExtentId {
+        let page_id = self.own_page(image, (index / MAP_PAGE_EXTENTS as u64) as usize);
+        let within = (index % MAP_PAGE_EXTENTS as u64) as usize;
+        match self.pages[&page_id].page.get(within) {
+            Some(id) if self.extents[&id].holders == 1 && !self.recently_held.contains_key(&id) => {
+                id
+            }
+            shared => {
+                let id = ExtentId(self.new_id());
+                let home = self.allocator.claim_home(id);
+                let extent = match shared {
+                    Some(shared) => self.extents[&shared].extent.copy_with_home(home),
+                    None => Extent::empty(home),
+                };
+                for (_, length, target) in extent.runs() {
+                    for cluster in run_clusters(target, length) {
+                        self.allocator.add_reference(cluster);
+                    }
+                }
+                self.extents.insert(id, ExtentState { extent, holders: 1, summary: None });
+                self.touch(RecordKey::Extent(id));
+                self.set_page_entry(page_id, within, Some(id));
+                if let Some(shared) = shared {
+                    self.drop_extent_hold(shared);
+                }
+                id
+            }
+        }
+    }
+
+    fn own_page(&mut self, image: ImageId, page_index: usize) -> MapPageId {
+        let current = self.images[&image].record.pages[page_index];
+        if let Some(id) = current
+            && self.pages[&id].holders == 1
+        {
+            return id;
+        }
+        let id = MapPageId(self.new_id());
+        let page = match current {
+            Some(shared) => {
+                let page = self.pages[&shared].page.clone();
+                for (_, extent) in page.iter() {
+                    self.extent_mut(extent).holders += 1;
+                }
+                if let Some(shared) = self.pages.get_mut(&shared) {
+                    shared.holders -= 1;
+                }
+                page
+            }
+            None => MapPage::empty(),
+        };
+        self.pages.insert(id, PageState { page, holders: 1 });
+        if let Some(image) = self.images.get_mut(&image) {
+            image.record.pages[page_index] = Some(id);
+        }
+        self.touch(RecordKey::Page(id));
+        self.touch(RecordKey::Image(image));
+        id
+    }
+
+    fn set_page_entry(&mut self, page: MapPageId, within: usize, extent: Option<ExtentId>) {
+        if let Some(state) = self.pages.get_mut(&page) {
+            state.page.set(within, extent);
+        }
+        self.touch(RecordKey::Page(page));
+    }
+
+    pub(crate) fn extent_mut(&mut self, id: ExtentId) -> &mut ExtentState {
+        self.extents.get_mut(&id).expect("an extent in a page exists")
+    }
+
+    /// One holder less; the last one takes the extent and its references along.
+    pub(crate) fn drop_extent_hold(&mut self, id: ExtentId) {
+        self.give_up_extent(id, Drop::Now);
+    }
+
+    fn give_up_extent(&mut self, id: ExtentId, drop: Drop) {
+        let state = self.extent_mut(id);
+        state.holders -= 1;
+        if state.holders > 0 {
+            return;
+        }
+        let Some(state) = self.extents.remove(&id) else { return };
+        for (_, length, target) in state.extent.runs() {
+            for cluster in run_clusters(target, length) {
+                self.drop_reference(cluster, drop, None);
+            }
+        }
+        if let Some(home) = state.extent.home {
+            self.allocator.release_home(home, id);
+        }
+        self.recently_held.remove(&id);
+        self.touch(RecordKey::Extent(id));
+    }
+
+    /// Takes the whole extent at `index` out of an image. What others hold of it stays held until
+    /// that is durable: until then the durable state still shows it to this image.
+    pub(crate) fn drop_extent(&mut self, image: ImageId, index: u64) {
+        if self.extent_at(&self.images[&image].record, index).is_none() {
+            return;
+        }
+        let page = self.own_page(image, (index / MAP_PAGE_EXTENTS as u64) as usize);
+        let within = (index % MAP_PAGE_EXTENTS as u64) as usize;
+        let Some(extent) = self.pages[&page].page.get(within) else { return };
+        self.set_page_entry(page, within, None);
+        if self.extents[&extent].holders > 1 {
+            self.recently_held.insert(extent, self.generation);
+        }
+        self.drop_extent_hold(extent);
+    }
+
+    /// One reference less; at zero the cluster waits to be free (I3).
+    fn drop_reference(
+        &mut self,
+        cluster: ClusterIndex,
+        drop: Drop,
+        last_user: Option<(ExtentId, usize)>,
+    ) {
+        if self.allocator.count(cluster) > 1 {
+            self.allocator.drop_reference(cluster);
+            if drop == Drop::Now {
+                self.recently_shared.insert(cluster, self.generation);
+            }
+            return;
+        }
+        let sole = !self.recently_shared.contains_key(&cluster);
+        self.regions.break_watch(cluster);
+        if crate::breaks::broken("I3-free-at-once") {
+            self.allocator.drop_reference(cluster);
+            return;
+        }
+        self.allocator.block(cluster);
+        self.allocator.drop_reference(cluster);
+        self.recently_shared.remove(&cluster);
+        self.frees.push(cluster, self.generation, last_user.filter(|_| sole));
+    }
+
+    /// Changes one slot of an extent that its image owns. A new cluster is one the caller blocked
+    /// when planning; it is counted from now on. The old one, if any, is dropped.
+    pub(crate) fn set_slot(&mut self, id: ExtentId, slot: usize, target: Slot) {
+        let old = self.extents[&id].extent.slot(slot);
+        if old == target {
+            return;
+        }
+        if let Some(cluster) = target.cluster()
+            && old.cluster() != target.cluster()
+        {
+            self.allocator.unblock(cluster);
+            self.allocator.add_reference(cluster);
+        }
+        let state = self.extent_mut(id);
+        state.extent.set(slot, target);
+        state.summary = None;
+        if let Some(cluster) = old.cluster()
+            && old.cluster() != target.cluster()
+        {
+            self.drop_reference(cluster, Drop::Now, Some((id, slot)));
+        }
+        self.touch(RecordKey::Extent(id));
+    }
+
+    /// Puts the region's intent into the queue if it has none (I1).
+    pub(crate) fn request_intent(&mut self, region: RegionIndex) {
+        if self.regions.intent(region) == Intent::None {
+            self.regions.set_intent(region, Intent::Requested);
+            self.log_queue.push_back(LogItem::Intent(region));
+        }
+    }
+
+    /// Registers a new image under its record's name (unless hidden) and its pages' holders.
+    pub(crate) fn insert_image(&mut self, id: ImageId, record: ImageRecord) {
+        for page in record.pages.iter().flatten() {
+            if let Some(page) = self.pages.get_mut(page) {
+                page.holders += 1;
+            }
+        }
+        if !record.hidden {
+            self.names.insert(record.name.clone(), id);
+        }
+        let size = Arc::new(AtomicU64::new(record.size));
+        let image = ImageState { record, line: RangeTable::default(), clients: Vec::new(), size };
+        self.images.insert(id, image);
+        self.touch(RecordKey::Image(id));
+    }
+
+    /// Takes an image out; its pages are swept once that is durable.
+    pub(crate) fn remove_image(&mut self, id: ImageId) {
+        let Some(mut image) = self.images.remove(&id) else { return };
+        self.wakers.extend(image.line.take_wakers());
+        if self.names.get(&image.record.name) == Some(&id) {
+            self.names.remove(&image.record.name);
+        }
+        image.size.store(0, Ordering::Release);
+        for page in image.record.pages.into_iter().flatten() {
+            self.sweeps.push_back((self.generation, Sweep::Page(page)));
+        }
+        self.touch(RecordKey::Image(id));
+    }
+
+    /// Gives up at most `steps_max` holds of removed images; true if more can be done now.
+    pub(crate) fn sweep(&mut self, steps_max: usize) -> bool {
+        for _ in 0..steps_max {
+            match self.sweeps.front() {
+                Some((generation, _)) if *generation <= self.durable => {}
+                _ => return false,
+            }
+            match self.sweeps.pop_front() {
+                Some((generation, Sweep::Page(id))) => self.sweep_page(generation, id),
+                Some((_, Sweep::Extent(id))) => self.give_up_extent(id, Drop::Swept),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    fn sweep_page(&mut self, generation: Generation, id: MapPageId) {
+        let Some(state) = self.pages.get_mut(&id) else { return };
+        state.holders -= 1;
+        if state.holders > 0 {
+            return;
+        }
+        let Some(state) = self.pages.remove(&id) else { return };
+        for (_, extent) in state.page.iter() {
+            self.sweeps.push_front((generation, Sweep::Extent(extent)));
+        }
+        self.touch(RecordKey::Page(id));
+    }
+}
+
+/// The clusters a run counts for.
+pub(crate) fn run_clusters(target: Slot, length: usize) -> impl Iterator<Item = ClusterIndex> {
+    let first = target.cluster();
+    (0..length as u64).filter_map(move |step| Some(first?.offset_by(step)))
+}
+
+fn removed() -> Error {
+    Error::new(ErrorKind::NotFound, "the image was removed")
+}
