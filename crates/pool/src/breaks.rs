@@ -7,7 +7,6 @@
 
 /// Whether the rule of this name is to be broken in this run.
 #[cfg(feature = "break-invariants")]
-#[allow(dead_code, reason = "the rules come with the engine")]
 pub(crate) fn broken(name: &str) -> bool {
     use std::sync::LazyLock;
     static BROKEN: LazyLock<Option<String>> =
@@ -17,7 +16,6 @@ pub(crate) fn broken(name: &str) -> bool {
 
 /// No rule is ever broken in this build.
 #[cfg(not(feature = "break-invariants"))]
-#[allow(dead_code, reason = "the rules come with the engine")]
 pub(crate) const fn broken(_name: &str) -> bool {
     false
 }

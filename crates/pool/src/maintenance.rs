@@ -34,12 +34,7 @@ impl<D: Directory> Pool<D> {
             match if failed { Ok(false) } else { self.maintenance_step().await } {
                 Ok(true) => self.lock().maintenance_idle = false,
                 Ok(false) => {
-                    let mut state = self.lock();
-                    state.maintenance_idle = true;
-                    if state.closing {
-                        state.note_progress();
-                    }
-                    self.wake_wanted(state);
+                    self.note_idle();
                     futures_lite::future::or(listener, stop).await;
                 }
                 // The failure is in the state, or was noted as damage: waiting is all that is left.
@@ -47,6 +42,15 @@ impl<D: Directory> Pool<D> {
             }
         }
         self.task_ended();
+    }
+
+    fn note_idle(&self) {
+        let mut state = self.lock();
+        state.maintenance_idle = true;
+        if state.closing {
+            state.note_progress();
+        }
+        self.wake_wanted(state);
     }
 
     /// The most urgent thing there is to do; false if there is none.

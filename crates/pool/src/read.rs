@@ -11,6 +11,9 @@ use blockyard_block::{
 };
 use blockyard_io::{Directory, Disk};
 
+/// A slot and how many clusters continue it.
+type SlotRun = (Slot, usize);
+
 /// A place in the current epoch; dropping it lets frees go on.
 pub(crate) struct InEpoch<'a, D: Directory> {
     pool: &'a Pool<D>,
@@ -64,12 +67,12 @@ impl<D: Directory> Pool<D> {
         image: ImageId,
         offset: u64,
         length: u64,
-    ) -> Result<(Vec<(Slot, usize)>, InEpoch<'_, D>)> {
+    ) -> Result<(Vec<SlotRun>, InEpoch<'_, D>)> {
         let mut state = self.lock();
         let found = state.image(image)?;
         found.check_range(offset, length)?;
         let clusters = cluster_range(offset, length);
-        let mut runs: Vec<(Slot, usize)> = Vec::new();
+        let mut runs: Vec<SlotRun> = Vec::new();
         let mut at = clusters.start;
         while at < clusters.end {
             let (slot, count) = state.run_at(&found.record, at, (clusters.end - at) as usize);

@@ -475,11 +475,12 @@ impl<D: Directory> Pool<D> {
         let contents = vec![whole; length];
         loop {
             let ticket = self.take_turn(image, clusters.clone()).await?;
-            if length == EXTENT_CLUSTERS && whole == Content::Hole {
-                if self.drop_whole_extent(image, clusters.start / EXTENT_CLUSTERS as u64)? {
-                    drop(ticket);
-                    return Ok(());
-                }
+            if length == EXTENT_CLUSTERS
+                && whole == Content::Hole
+                && self.drop_whole_extent(image, clusters.start / EXTENT_CLUSTERS as u64)?
+            {
+                drop(ticket);
+                return Ok(());
             }
             match self.plan(image, &clusters, &contents)? {
                 Planned::Go(plan) => {

@@ -1,6 +1,8 @@
 //! The engine end to end on simulated storage: small stories, each a promise. The random workload
 //! with its model is in `blockyard-sim`.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use blockyard_block::{
     BlockDevice, Buffer, ContentHash, HashAlgorithm, ImageName, Segment, ZeroOptions,
 };
