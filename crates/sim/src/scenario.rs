@@ -77,6 +77,7 @@ impl Scenario {
             pending_hashes_bytes_max: self.pending_hashes_bytes_max,
             commit_interval_ms: self.commit_interval_ms,
             region_cool_ms: self.region_cool_ms,
+            grow_regions: 1,
             punch_keep_regions: self.punch_keep_regions,
         }
     }

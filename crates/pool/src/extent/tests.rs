@@ -19,7 +19,7 @@ fn a_record_equals_the_array_of_its_slots_whatever_was_set() {
             let length = 1 + next(&mut seed) as usize % 40;
             let kind = next(&mut seed) % 6;
             let elsewhere = 20_000 + next(&mut seed) % 500;
-            for index in slot..(slot + length).min(EXTENT_CLUSTERS) {
+            for (index, entry) in model.iter_mut().enumerate().take(slot + length).skip(slot) {
                 let target = match kind {
                     0 => Slot::Zero,
                     1 => Slot::Reserved(home.cluster(index)),
@@ -28,7 +28,7 @@ fn a_record_equals_the_array_of_its_slots_whatever_was_set() {
                     _ => Slot::Data(home.cluster(index)),
                 };
                 extent.set(index, target);
-                model[index] = target;
+                *entry = target;
             }
         }
         let mut at = 0;
