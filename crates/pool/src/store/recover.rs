@@ -9,7 +9,7 @@
 
 use super::batch::{BatchHeader, Kind};
 use super::header::{LogHeader, log_bytes};
-use super::manifest::{Manifest, range_of};
+use super::manifest::{FOLDER, Manifest, part_id, range_of};
 use super::overlay::{Overlay, merged};
 use super::part::Part;
 use super::record::{Flaw, Reader};
@@ -36,7 +36,7 @@ pub(super) struct Unrepaired<K> {
     pub(super) last_number: u64,
     pub(super) last_checksum: u32,
     pub(super) last_kind: Option<Kind>,
-    /// Batches that nothing vouches for, to be written again at their offsets.
+    /// Batches (or the header) that nothing vouches for, to be written again at their offsets.
     pub(super) unvouched: Vec<(u64, Buffer)>,
     pub(super) overlay: Overlay,
     pub(super) recovery: Recovery,
@@ -69,11 +69,14 @@ pub(super) async fn read_log<D: Directory>(directory: &D) -> Result<Unrepaired<D
         log.replay(found, &mut overlay)?;
     }
     let vouched = chain.iter().map(|found| found.header.durable).max().unwrap_or(0);
-    let unvouched = chain
-        .iter()
-        .filter(|found| found.header.number > vouched)
-        .map(|found| (found.header.offset, log.bytes_of(found)))
-        .collect();
+    let unvouched = chain.iter().filter(|found| found.header.number > vouched);
+    let mut unvouched: Vec<(u64, Buffer)> =
+        unvouched.map(|found| (found.header.offset, log.bytes_of(found))).collect();
+    if last_number == 0 {
+        // Nothing was ever committed on top of the header.
+        let (_, block) = LogHeader::encode(header.pool, header.options);
+        unvouched.push((0, block.freeze()));
+    }
     let last_kind = last.map(|last| last.kind);
     let recovery = Recovery {
         pool: header.pool,
@@ -129,23 +132,26 @@ pub(super) async fn visit_all<D: Directory>(
 }
 
 /// Opens the log and reads its header. Without a header the log must be all zeros, as a creation
-/// that was cut off leaves it; anything else is damage.
+/// that was cut off leaves it, and there can be no parts; anything else is damage.
 async fn open_log<D: Directory>(directory: &D) -> Result<(D::Disk, LogHeader)> {
-    let none = || Error::new(ErrorKind::NotFound, "there is no pool here: log is missing or empty");
     let disk = match directory.open(LOG).await {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(none()),
-        opened => opened.map_err(|error| Error::io("open log", error))?,
+        Ok(disk) => disk,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(no_store(directory).await);
+        }
+        Err(error) => return Err(Error::io("open log", error)),
     };
     let length = disk.length().await.map_err(|error| Error::io("length of log", error))?;
     if length < BLOCK_BYTES as u64 {
-        return Err(none());
+        return Err(no_store(directory).await);
     }
     let block = read(&disk, 0, BLOCK_BYTES).await?;
     if block.iter().all(|byte| *byte == 0) {
-        if is_zero(&disk, length).await? {
-            return Err(none());
-        }
-        return Err(Flaw::Damaged("the header is gone").at(LOG, 0));
+        let is_unused = is_zero(&disk, length).await?;
+        return Err(match is_unused {
+            true => no_store(directory).await,
+            false => Flaw::Damaged("the header is gone").at(LOG, 0),
+        });
     }
     let header = LogHeader::decode(&block).map_err(|flaw| flaw.at(LOG, 0))?;
     let expected = log_bytes(&header.options);
@@ -157,6 +163,17 @@ async fn open_log<D: Directory>(directory: &D) -> Result<(D::Disk, LogHeader)> {
         return Err(Error::new(ErrorKind::Corrupt, message));
     }
     Ok((disk, header))
+}
+
+/// The error for a log that is not there: a store whose log was lost is not an empty directory.
+async fn no_store<D: Directory>(directory: &D) -> Error {
+    match directory.list(FOLDER).await {
+        Err(error) => Error::io("list of checkpoint", error),
+        Ok(names) if names.iter().any(|name| part_id(name).is_some()) => {
+            Flaw::Damaged("the log is gone or empty, but checkpoint holds parts").at(LOG, 0)
+        }
+        Ok(_) => Error::new(ErrorKind::NotFound, "there is no pool here: log is missing or empty"),
+    }
 }
 
 async fn is_zero<K: Disk>(disk: &K, length: u64) -> Result<bool> {

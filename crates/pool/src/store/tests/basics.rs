@@ -147,3 +147,34 @@ fn a_second_create_is_refused() {
     let error = open(&MemoryDirectory::new(1)).map(|_| ()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
 }
+
+#[test]
+fn opening_again_and_again_never_fills_the_log() {
+    let directory = made(&TINY);
+    let (store, _, _) = open(&directory).unwrap();
+    run(store.commit(vec![put(1, b"one")])).unwrap();
+    drop(store);
+    for round in 0..100 {
+        let (_, recovery, found) = open(&directory).unwrap();
+        assert!(found.len() == 1 && recovery.epoch > round, "{recovery:?}");
+        if round % 3 == 0 {
+            directory.power_cut();
+        }
+    }
+}
+
+#[test]
+fn parts_that_nobody_names_are_removed_at_open_and_strangers_are_not() {
+    let directory = made(&TINY);
+    let (store, _, _) = open(&directory).unwrap();
+    run(store.commit(vec![put(1, b"one")])).unwrap();
+    run(store.checkpoint()).unwrap();
+    drop(store);
+    for name in ["checkpoint/000000000044", "checkpoint/notes"] {
+        run(blockyard_io::Directory::create(&directory, name)).unwrap();
+    }
+    inspect(&directory).unwrap();
+    assert_eq!(directory.names().len(), 4, "inspect removes nothing");
+    open(&directory).unwrap();
+    assert_eq!(directory.names(), ["checkpoint/000000000001", "checkpoint/notes", "log"]);
+}

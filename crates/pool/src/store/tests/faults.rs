@@ -1,6 +1,6 @@
 //! One fixed life, with the Nth operation failing, for every N that there is.
 
-use super::basics::{POOL, TINY, inspect, made, open, put};
+use super::basics::{POOL, TINY, inspect, key, made, open, put};
 use super::memory::{Fault, MemoryDirectory, Random, run};
 use super::model::Writer;
 use crate::store::Store;
@@ -79,6 +79,17 @@ fn a_full_file_system_at_any_operation_loses_nothing_acknowledged() {
 #[test]
 fn a_power_cut_at_any_operation_loses_nothing_acknowledged() {
     every_nth(Fault::PowerCut);
+}
+
+#[test]
+fn a_commit_that_failed_is_not_read_back() {
+    let directory = made(&TINY);
+    let (store, _, _) = open(&directory).unwrap();
+    run(store.commit(vec![put(1, b"old")])).unwrap();
+    directory.set_fault(1, Fault::Eio);
+    run(store.commit(vec![put(1, b"new"), put(2, b"two")])).unwrap_err();
+    assert_eq!(run(store.get(key(1))).unwrap(), Some(b"old".to_vec()));
+    assert_eq!(run(store.get(key(2))).unwrap(), None);
 }
 
 #[test]
