@@ -120,6 +120,10 @@ impl Run<'_> {
     fn reopen(&mut self) -> Verdict<Store<MemoryDirectory>> {
         let mut tries = 0;
         loop {
+            // A store whose making failed may show until the power goes; once opened, it is there.
+            if self.epoch == 0 && matches!(run(Store::exists(&self.directory)), Ok(false)) {
+                self.create()?;
+            }
             let (before, inspected) =
                 inspect(&self.directory).map_err(|error| format!("inspect: {error}"))?;
             tries += 1;
