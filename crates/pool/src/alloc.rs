@@ -46,8 +46,9 @@ impl RegionUse {
         }
     }
 
+    /// A cluster on its way from counted to free is both counted and blocked for a moment.
     fn free_count(&self) -> usize {
-        EXTENT_CLUSTERS - usize::from(self.used) - usize::from(self.blocked)
+        EXTENT_CLUSTERS.saturating_sub(usize::from(self.used) + usize::from(self.blocked))
     }
 
     fn is_free(&self, within: usize) -> bool {
