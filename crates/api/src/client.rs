@@ -7,7 +7,7 @@ mod connection;
 
 use crate::types::*;
 use blockyard_block::{Error, Result};
-use connection::Connection;
+use connection::{Connection, download};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
@@ -89,6 +89,11 @@ impl Client {
     /// Streams raw bytes into a new image; it appears, whole, when the upload is finished.
     pub fn upload_image(&self, name: &str) -> Result<Upload> {
         Upload::start(self.socket(), &image_path(name, "/content"))
+    }
+
+    /// Writes the raw bytes of an image to `target` as they come, zeros too.
+    pub fn download_image(&self, name: &str, target: &mut dyn std::io::Write) -> Result<()> {
+        download(self.socket(), &image_path(name, "/content"), target)
     }
 
     pub fn scrub(&mut self) -> Result<Job> {

@@ -8,7 +8,7 @@ use hyper::body::{Body, Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
@@ -68,6 +68,31 @@ impl Connection {
             answer(response).await
         })
     }
+}
+
+/// Writes the body of a successful answer to `target` as it comes, over a connection of its own.
+/// A body that ends early is an error; `target` then has a part of it.
+pub(crate) fn download(socket: &Path, path: &str, target: &mut dyn Write) -> Result<()> {
+    let request = Request::builder()
+        .uri(path)
+        .header("host", "blockyard")
+        .body(Full::new(Bytes::new()))
+        .map_err(|error| lost(&error))?;
+    new_runtime()?.block_on(async {
+        let mut sender = connect(socket).await?;
+        let response = sender.send_request(request).await.map_err(|error| lost(&error))?;
+        if !response.status().is_success() {
+            return answer(response).await.map(drop);
+        }
+        let mut body = response.into_body();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| lost(&error))?;
+            if let Some(part) = frame.data_ref() {
+                target.write_all(part).map_err(|error| Error::io("cannot write", error))?;
+            }
+        }
+        target.flush().map_err(|error| Error::io("cannot write", error))
+    })
 }
 
 /// A body on its way. Dropped before [`Upload::finish`], the daemon keeps nothing of it.

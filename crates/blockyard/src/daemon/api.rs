@@ -86,7 +86,7 @@ fn documented() -> OpenApiRouter<Arc<Daemon>> {
         .routes(routes!(jobs::get, jobs::cancel))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX));
     // An upload is as large as its image and is never held in memory.
-    json.routes(routes!(content::upload))
+    json.routes(routes!(content::upload, content::download))
 }
 
 /// Runs engine work on a thread that may block.

@@ -56,7 +56,6 @@ pub(crate) fn export_file<D: Directory>(
 }
 
 /// Writes the image to `target`, raw and with its zeros.
-#[allow(dead_code, reason = "its route is on its way")]
 pub(crate) fn export_stream<D: Directory>(
     pool: &Arc<Pool<D>>,
     name: &ImageName,

@@ -1,4 +1,4 @@
-//! `blockyard image export NAME FILE`: the daemon writes the file.
+//! `blockyard image export NAME FILE`: the daemon writes the file; `-` is sent to standard output.
 
 use crate::commands::Session;
 use crate::output::job;
@@ -7,12 +7,15 @@ use anyhow::{Context, Result};
 use blockyard_api::{ExportFile, FileFormat, JobReport};
 use blockyard_block::{Error, ErrorKind};
 use clap::{Args, ValueEnum};
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 /// Write an image to a file
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
     name: String,
+    /// Where to; `-` writes raw bytes to standard output
     file: PathBuf,
     /// qcow2 if the file's name ends in .qcow2, else raw (sparse)
     #[arg(long)]
@@ -29,6 +32,9 @@ enum Format {
 }
 
 pub(crate) fn run(flags: &Flags, session: &Session) -> Result<()> {
+    if flags.file.as_os_str() == "-" {
+        return to_stdout(flags, session);
+    }
     let path = std::path::absolute(&flags.file)?;
     let path = path.to_str().context("the daemon takes paths in UTF-8 only")?.to_owned();
     let format = match flags.format {
@@ -47,6 +53,16 @@ pub(crate) fn run(flags: &Flags, session: &Session) -> Result<()> {
         format!("exported {} to {}, {written} of data\n", flags.name, report.path)
     };
     session.output.print(&report, said)
+}
+
+fn to_stdout(flags: &Flags, session: &Session) -> Result<()> {
+    if matches!(flags.format, Some(Format::Qcow2)) {
+        let message = "only raw bytes can be written to standard output";
+        return Err(Error::new(ErrorKind::InvalidArgument, message).into());
+    }
+    // The handle of the standard library looks for line ends in what it is given.
+    let mut stdout = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+    Ok(session.client()?.download_image(&flags.name, &mut stdout)?)
 }
 
 fn format_of_name(file: &Path) -> FileFormat {

@@ -6,23 +6,28 @@ use super::{Shared, blocking, image_name};
 use crate::daemon::Daemon;
 use crate::daemon::jobs::JobHandle;
 use crate::transfer_file::{export, import};
-use axum::body::Body as HttpBody;
+use axum::body::{Body as HttpBody, Bytes};
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::Json;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::response::{IntoResponse, Json, Response};
 use blockyard_api::{
     ErrorBody, ExportFile, ExportReport, Image, ImportFile, ImportReport, Job, JobKind, JobReport,
     ProgressUnit,
 };
 use blockyard_block::{Error, ErrorKind, ImageName, Result};
 use http_body_util::BodyExt;
-use std::io::{self, Read};
+use http_body_util::channel::{Channel, Sender};
+use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 /// Parts of an upload that wait to be stored.
 const UPLOAD_PARTS: usize = 8;
+/// Parts of a download that wait to be sent, each of up to a chunk.
+const DOWNLOAD_PARTS: usize = 4;
 
 /// Brings an image file of this host into the pool, as a job. Cut off, it leaves nothing.
 #[utoipa::path(post, path = "/v1/images/{name}/import", params(("name" = String, Path)),
@@ -114,9 +119,50 @@ pub(super) async fn upload(
     Ok((StatusCode::CREATED, Json(image?)))
 }
 
+/// The raw bytes of an image, zeros too. A connection that ends before they are whole has failed.
+#[utoipa::path(get, path = "/v1/images/{name}/content", params(("name" = String, Path)),
+    responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = "4XX", body = ErrorBody)))]
+pub(super) async fn download(
+    State(daemon): Shared,
+    InPath(name): InPath<String>,
+) -> Result<Response, Failure> {
+    let name = image_name(&name)?;
+    let size = daemon.pool.image(&name)?.size_bytes;
+    let (parts, body) = Channel::<Bytes, io::Error>::new(DOWNLOAD_PARTS);
+    let mut sent = Sent { runtime: Handle::current(), parts };
+    // Ends by itself: when all is sent, or when nobody takes it any more.
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = export::export_stream(&daemon.pool, &name, &mut sent) {
+            sent.parts.abort(io::Error::other(error));
+        }
+    });
+    let headers =
+        [(CONTENT_TYPE, "application/octet-stream".to_owned()), (CONTENT_LENGTH, size.to_string())];
+    Ok((headers, HttpBody::new(body)).into_response())
+}
+
+/// A body as the reading thread writes it.
+struct Sent {
+    runtime: Handle,
+    parts: Sender<Bytes, io::Error>,
+}
+
+impl Write for Sent {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let part = Bytes::copy_from_slice(bytes);
+        let sent = self.runtime.block_on(self.parts.send_data(part));
+        sent.map(|()| bytes.len()).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A piece of a body on its way to the thread that stores it.
 enum Part {
-    Bytes(axum::body::Bytes),
+    Bytes(Bytes),
     End,
     Broken(String),
 }
@@ -143,14 +189,14 @@ async fn feed(mut body: HttpBody, parts: mpsc::Sender<Part>) {
 /// error, so that half an upload is never taken for a whole one.
 struct Received {
     parts: mpsc::Receiver<Part>,
-    current: axum::body::Bytes,
+    current: Bytes,
     ended: bool,
 }
 
 impl Received {
     fn channel() -> (mpsc::Sender<Part>, Received) {
         let (sender, parts) = mpsc::channel(UPLOAD_PARTS);
-        (sender, Received { parts, current: axum::body::Bytes::new(), ended: false })
+        (sender, Received { parts, current: Bytes::new(), ended: false })
     }
 }
 
