@@ -1,4 +1,5 @@
 //! Files of the host into images and back, with the real program and files of the real qemu-img.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
 
