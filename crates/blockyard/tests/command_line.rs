@@ -9,7 +9,7 @@ fn completions_know_the_commands() {
     let place = Place::new();
     for shell in ["bash", "zsh", "fish"] {
         let script = place.ok(&["completions", shell]);
-        assert!(script.contains("snapshot") && script.contains("--nbd-socket"), "{shell}");
+        assert!(script.contains("snapshot") && script.contains("nbd-socket"), "{shell}");
     }
 }
 
