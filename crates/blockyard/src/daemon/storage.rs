@@ -169,7 +169,16 @@ fn open_data(plan: &Plan) -> Result<HostDisk> {
     let kept = plan.pool.join("data");
     let path = plan.data.as_ref().unwrap_or(&kept);
     let direct = plan.io == IoMode::Direct;
-    let data = HostDisk::open(path, &host_options(direct)).map_err(|error| at(path, error))?;
+    let data = HostDisk::open(path, &host_options(direct)).map_err(|error| {
+        let error = at(path, error);
+        match fs::read_link(&kept) {
+            Ok(known) if plan.data.is_none() => {
+                let known = known.display();
+                error.at(format_args!("the data was at {known}; name where it is with --data"))
+            }
+            _ => error,
+        }
+    })?;
     if direct && !data.is_direct() {
         tracing::warn!(data = %path.display(), "direct I/O is refused here; data goes through the page cache");
     }

@@ -70,11 +70,13 @@ impl Place {
         Daemon::start(command, pool, &self.path("daemon.log"))
     }
 
-    /// A command about `pool()` and what came of it.
+    /// A command, about `pool()` unless it names another, and what came of it.
     pub(crate) fn run(&self, arguments: &[&str]) -> Finished {
         let mut command = self.command();
-        command.arg("--pool").arg(self.pool()).args(arguments);
-        Finished::of(command)
+        if !arguments.contains(&"--pool") {
+            command.arg("--pool").arg(self.pool());
+        }
+        Finished::of_command(command.args(arguments))
     }
 
     /// What a command that must succeed printed.
@@ -107,6 +109,10 @@ pub(crate) struct Finished {
 
 impl Finished {
     pub(crate) fn of(mut command: Command) -> Finished {
+        Finished::of_command(&mut command)
+    }
+
+    fn of_command(command: &mut Command) -> Finished {
         let output = command.output().unwrap();
         Finished {
             status: output.status,

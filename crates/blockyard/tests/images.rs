@@ -1,0 +1,133 @@
+//! Images through the command line, from making to removing.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::Place;
+
+#[test]
+fn an_image_lives_from_create_to_remove() {
+    let place = Place::new();
+    let _daemon = place.serve(&[]);
+    let made = place.json(&["image", "create", "web", "20G"]);
+    assert_eq!((&made["name"], &made["size_bytes"]), (&json!("web"), &json!(20_u64 << 30)));
+    assert_eq!((&made["kind"], &made["bytes_mapped"]), (&json!("writable"), &json!(0)));
+    place.ok(&["image", "resize", "web", "21G"]);
+    place.ok(&["image", "rename", "web", "shop"]);
+    let info = place.json(&["image", "info", "shop"]);
+    assert_eq!((&info["size_bytes"], &info["clients"]), (&json!(21_u64 << 30), &json!([])));
+    assert_eq!(info["id"], made["id"], "renaming keeps the id");
+    assert!(place.ok(&["image", "list"]).contains("shop"));
+    place.ok(&["image", "remove", "shop"]);
+    assert_eq!(place.json(&["image", "list"]), json!({"images": []}));
+}
+
+#[test]
+fn images_outlive_the_daemon() {
+    let place = Place::new();
+    let daemon = place.serve(&[]);
+    place.ok(&["image", "create", "first", "1G"]);
+    daemon.stop();
+    let daemon = place.serve(&[]);
+    place.ok(&["image", "create", "second", "2G"]);
+    daemon.kill();
+    let _daemon = place.serve(&[]);
+    let list = place.json(&["image", "list"]);
+    let names: Vec<_> = list["images"].as_array().unwrap().iter().map(|i| &i["name"]).collect();
+    assert_eq!(names, ["first", "second"]);
+}
+
+#[test]
+fn each_kind_of_error_has_its_exit_code() {
+    let place = Place::new();
+    let _daemon = place.serve(&[]);
+    place.ok(&["image", "create", "web", "1M"]);
+    assert!(place.fails(4, &["image", "create", "web", "1M"]).contains("web"));
+    assert!(place.fails(3, &["image", "info", "nope"]).contains("nope"));
+    for arguments in [
+        ["image", "remove", "nope"].as_slice(),
+        &["image", "resize", "nope", "1M"],
+        &["image", "rename", "nope", "other"],
+        &["image", "digest", "nope"],
+        &["image", "map", "nope"],
+        &["image", "snapshot", "nope", "other"],
+    ] {
+        place.fails(3, arguments);
+    }
+    place.ok(&["image", "create", "other", "1M"]);
+    place.fails(4, &["image", "rename", "web", "other"]);
+    for name in [".hidden", "a/b", "a b", "../web", "ä"] {
+        assert!(place.fails(2, &["image", "create", name, "1M"]).contains("name"), "{name}");
+        place.fails(2, &["image", "info", name]);
+    }
+    place.fails(2, &["image", "create", "odd", "1.5X"]);
+}
+
+#[test]
+fn an_odd_size_is_rounded_up_saying_so() {
+    let place = Place::new();
+    let _daemon = place.serve(&[]);
+    let made = place.run(&["image", "create", "odd", "1000", "--json"]);
+    assert!(made.err.contains("1024"), "{made:?}");
+    let image: Value = serde_json::from_str(&made.out).unwrap();
+    assert_eq!(image["size_bytes"], 1024);
+}
+
+#[test]
+fn an_empty_image_maps_to_zeros_and_equal_ones_have_one_digest() {
+    let place = Place::new();
+    let _daemon = place.serve(&[]);
+    place.ok(&["image", "create", "a", "64M"]);
+    place.ok(&["image", "create", "b", "64M"]);
+    place.ok(&["image", "create", "c", "65M"]);
+    let map = place.json(&["image", "map", "a", "--hashes"]);
+    let runs = map.as_array().unwrap();
+    let covered: u64 = runs.iter().map(|run| run["length"].as_u64().unwrap()).sum();
+    assert_eq!(covered, 64 << 20);
+    assert!(runs.iter().all(|run| run["state"] == "zero" && run["hash"].is_null()), "{map}");
+    let line = place.ok(&["image", "digest", "a"]);
+    let digest = line.split_whitespace().next().unwrap();
+    assert!(digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit()), "{line}");
+    assert_eq!(place.json(&["image", "digest", "b"])["digest"], digest);
+    assert_ne!(place.json(&["image", "digest", "c"])["digest"], digest);
+}
+
+#[test]
+fn snapshots_and_clones_are_images() {
+    let place = Place::new();
+    let _daemon = place.serve(&[]);
+    place.ok(&["image", "create", "base", "8M"]);
+    place.ok(&["image", "snapshot", "base", "monday"]);
+    place.ok(&["image", "clone", "monday", "work"]);
+    assert_eq!(place.json(&["image", "info", "monday"])["kind"], "snapshot");
+    assert_eq!(place.json(&["image", "info", "work"])["kind"], "writable");
+    place.ok(&["image", "remove", "base"]);
+    place.ok(&["image", "remove", "monday"]);
+    assert_eq!(place.json(&["image", "info", "work"])["size_bytes"], 8 << 20);
+}
+
+#[test]
+fn pool_status_has_its_fields() {
+    let place = Place::new();
+    let daemon = place.serve(&["--hash", "sha256", "--capacity", "1G"]);
+    place.ok(&["image", "create", "a", "64M"]);
+    let status = place.json(&["pool", "status"]);
+    for field in ["bytes_logical", "bytes_physical", "bytes_capacity", "bytes_on_disk"] {
+        assert!(status[field].is_u64(), "{field} in {status}");
+    }
+    assert!(status["bytes_unique"].is_u64() || status["bytes_unique"].is_null());
+    assert_eq!((&status["hash"], &status["images"]), (&json!("sha256"), &json!(1)));
+    assert_eq!((&status["clusters_untrusted"], &status["failed"]), (&json!(0), &Value::Null));
+    assert!(status["bytes_capacity"].as_u64().unwrap() <= 1 << 30);
+    assert!(status["activities"].is_array());
+    assert_eq!(status["daemon"]["pid"], daemon.pid());
+    assert!(place.ok(&["pool", "status"]).contains("sha256"));
+}
+
+#[test]
+fn a_scrub_of_a_sound_pool_finds_nothing() {
+    let place = Place::new();
+    let _daemon = place.serve(&[]);
+    let report = place.json(&["scrub"]);
+    assert_eq!(report["damage"], json!([]));
+}
