@@ -8,8 +8,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Json;
 use blockyard_api::{
-    CloneImage, CreateImage, ErrorBody, Image, ImageDigest, ImageList, ImageMap, RenameImage,
-    ResizeImage, SnapshotImage,
+    CloneImage, CreateImage, ErrorBody, Image, ImageDigest, ImageList, ImageMap, MapRun,
+    RenameImage, ResizeImage, SnapshotImage,
 };
 use blockyard_block::{Error, ErrorKind, ImageName, Result};
 use pollster::block_on;
@@ -18,6 +18,8 @@ use utoipa::IntoParams;
 
 /// Runs in one page of a map, at least; one more look-up may add 1024.
 const MAP_PAGE_RUNS: usize = 8192;
+/// Look-ups for one page at most, each of an extent (4 MiB): empty space takes next to no room.
+const MAP_PAGE_LOOKUPS: usize = 4096;
 
 /// All images, by name.
 #[utoipa::path(get, path = "/v1/images", responses((status = 200, body = ImageList)))]
@@ -198,21 +200,33 @@ fn map_page(daemon: &Daemon, name: &ImageName, query: &MapQuery) -> Result<Image
         let message = format!("{name} ends at {size_bytes}");
         return Err(Error::new(ErrorKind::OutOfRange, message));
     }
-    let mut offset = query.offset;
-    let mut runs = Vec::new();
-    while offset < size_bytes && runs.len() < MAP_PAGE_RUNS {
-        let found = block_on(daemon.pool.map(name, offset, query.hashes))?;
-        // An image that was shrunk meanwhile has nothing more to show.
-        let Some(last) = found.last() else { break };
-        let end = last.offset.saturating_add(last.length);
-        if end <= offset {
+    let (mut offset, mut runs) = (query.offset, Vec::new());
+    for _ in 0..MAP_PAGE_LOOKUPS {
+        if offset >= size_bytes || runs.len() >= MAP_PAGE_RUNS {
             break;
         }
+        let found = block_on(daemon.pool.map(name, offset, query.hashes))?;
+        // An image that was shrunk meanwhile has nothing more to show.
+        let end = found.last().map_or(offset, |last| last.offset.saturating_add(last.length));
+        if end <= offset {
+            return Ok(ImageMap { size_bytes, runs, next_offset: None });
+        }
         offset = end;
-        runs.extend(found.iter().map(|run| describe::map_run(run, query.hashes)));
+        for run in &found {
+            append(&mut runs, describe::map_run(run, query.hashes));
+        }
     }
-    let next_offset = (offset < size_bytes && !runs.is_empty()).then_some(offset);
-    Ok(ImageMap { size_bytes, runs, next_offset })
+    Ok(ImageMap { size_bytes, runs, next_offset: (offset < size_bytes).then_some(offset) })
+}
+
+/// Adds a run, as part of the last one if nothing tells them apart.
+fn append(runs: &mut Vec<MapRun>, run: MapRun) {
+    match runs.last_mut() {
+        Some(last) if last.state == run.state && last.hash.is_none() && run.hash.is_none() => {
+            last.length += run.length;
+        }
+        _ => runs.push(run),
+    }
 }
 
 /// The image as it is now.
