@@ -356,6 +356,27 @@ struct Piece {
     data: Buffer,
 }
 
+/// A planned change whose data is being written. Dropped (the client went away), it ends like a
+/// failed one, so that pins, places and the epoch are given back.
+struct Unfinished<'a, D: Directory> {
+    pool: &'a Pool<D>,
+    plan: &'a Plan,
+    contents: &'a [Content],
+}
+
+impl<D: Directory> Unfinished<'_, D> {
+    fn finish(self, written: bool) {
+        self.pool.complete(self.plan, self.contents, written);
+        std::mem::forget(self);
+    }
+}
+
+impl<D: Directory> Drop for Unfinished<'_, D> {
+    fn drop(&mut self) {
+        self.pool.complete(self.plan, self.contents, false);
+    }
+}
+
 impl<D: Directory> Pool<D> {
     /// Writes `data` at `offset`, piece by piece.
     pub(crate) async fn write_image(
@@ -390,8 +411,9 @@ impl<D: Directory> Pool<D> {
             let planned = self.plan(image, &clusters, &contents)?;
             match planned {
                 Planned::Go(plan) => {
+                    let unfinished = Unfinished { pool: self, plan: &plan, contents: &contents };
                     let result = self.write_targets(&plan, &pieces).await;
-                    self.complete(plan, &contents, result.is_ok());
+                    unfinished.finish(result.is_ok());
                     drop(ticket);
                     return result;
                 }
@@ -419,9 +441,9 @@ impl<D: Directory> Pool<D> {
         planned
     }
 
-    fn complete(&self, plan: Plan, contents: &[Content], written: bool) {
+    fn complete(&self, plan: &Plan, contents: &[Content], written: bool) {
         let mut state = self.lock();
-        state.complete_change(&plan, contents, written);
+        state.complete_change(plan, contents, written);
         self.wake_wanted(state);
     }
 
@@ -484,7 +506,7 @@ impl<D: Directory> Pool<D> {
             }
             match self.plan(image, &clusters, &contents)? {
                 Planned::Go(plan) => {
-                    self.complete(plan, &contents, true);
+                    self.complete(&plan, &contents, true);
                     drop(ticket);
                     return Ok(());
                 }
