@@ -41,6 +41,7 @@ impl Client {
             }
             if self.context.one_in(6) {
                 opened = None;
+                self.context.trace(format_args!("client {} manages", self.number));
                 self.manage().await;
                 continue;
             }
@@ -189,7 +190,8 @@ impl Client {
         );
         context.trace(&named);
         let ticket = context.model.borrow_mut().begin_write(&opened.image, sectors, value);
-        let polls = if context.one_in(40) { context.below(4) } else { u64::MAX };
+        let gives_up = context.scenario.clients_give_up && context.one_in(40);
+        let polls = if gives_up { context.below(4) } else { u64::MAX };
         let answer = give_up_after(polls, request).await;
         let done = matches!(answer, Some(Ok(())));
         context.model.borrow_mut().end_write(&opened.image, ticket, done, fua);
@@ -236,6 +238,13 @@ impl Client {
         if self.context.one_in(4) {
             range = self.narrow(range);
         }
+        self.context.trace(format_args!(
+            "client {} read {} bytes {}..{}",
+            self.number,
+            opened.image.borrow().name,
+            range.start,
+            range.end
+        ));
         let start = self.context.model.borrow_mut().begin();
         let rule = Rule::Cache { since: start };
         match opened.volume.read(range.start, range.end - range.start).await {
@@ -244,6 +253,7 @@ impl Client {
             }
             Err(error) => self.judge(opened, "read", &error),
         }
+        self.context.trace(format_args!("client {} has read", self.number));
         self.context.model.borrow_mut().end(start);
     }
 
@@ -265,6 +275,7 @@ impl Client {
     async fn ask_allocation(&self, opened: &Opened) {
         let size = opened.image.borrow().size.min(opened.volume.size());
         let Some(range) = self.pick_range(size) else { return };
+        self.context.trace(format_args!("client {} allocation of {range:?}", self.number));
         let start = self.context.model.borrow_mut().begin();
         let answer = opened.volume.allocation(range.start, range.end - range.start, 16).await;
         let rule = Rule::Cache { since: start };

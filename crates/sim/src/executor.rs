@@ -155,17 +155,18 @@ impl Executor {
 
     /// SIGKILL: all tasks vanish, operations in flight happen in part.
     pub fn kill(&mut self) {
-        self.drop_tasks();
+        self.end_process();
         self.world.kill();
     }
 
     /// The machine loses power.
     pub fn cut_power(&mut self) {
-        self.drop_tasks();
+        self.end_process();
         self.world.cut_power();
     }
 
-    fn drop_tasks(&mut self) {
+    fn end_process(&mut self) {
+        self.world.end_process();
         self.ready = Ready::default();
         self.tasks.clear();
     }

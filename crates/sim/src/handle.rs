@@ -130,22 +130,29 @@ impl Disk for SimDisk {
     }
 }
 
-/// The journal memory; see [`crate::SimWorld::mapped`].
+/// The journal memory; see [`crate::SimWorld::mapped`]. Once the process is dead nothing it does to
+/// the memory counts: no destructor runs after a SIGKILL.
 pub struct SimMapped {
     world: SharedWorld,
+    process: u64,
     boot: u64,
     memory: Vec<u8>,
+    after_death: Vec<u8>,
 }
 
 impl SimMapped {
-    pub(crate) fn new(world: &SharedWorld, boot: u64, memory: Vec<u8>) -> SimMapped {
-        SimMapped { world: Arc::clone(world), boot, memory }
+    pub(crate) fn new(world: &SharedWorld, process: u64, boot: u64, memory: Vec<u8>) -> SimMapped {
+        SimMapped { world: Arc::clone(world), process, boot, memory, after_death: Vec::new() }
     }
 }
 
 impl Mapped for SimMapped {
     fn bytes(&mut self) -> &mut [u8] {
-        &mut self.memory
+        if lock(&self.world).is_running(self.process) {
+            return &mut self.memory;
+        }
+        self.after_death.clone_from(&self.memory);
+        &mut self.after_death
     }
 }
 

@@ -151,6 +151,7 @@ impl Run {
 
     /// All clients are done: everything is compared, then the pool ends in one way or another.
     fn rest(&mut self) -> Result<(), String> {
+        self.context.trace("all clients are done");
         if !self.context.faulty.get() {
             self.finish(verify_at_rest(Rc::clone(&self.context)))??;
         }
@@ -159,6 +160,7 @@ impl Run {
             return Ok(());
         }
         let pool = self.context.pool();
+        self.context.trace("shutting down");
         match self.finish(async move { pool.shutdown().await })? {
             Ok(()) => self.end_cleanly(),
             Err(error) if self.context.faulty.get() => {
@@ -267,7 +269,7 @@ impl Run {
             }
             let waited = self.context.now_ms.get() - progress_ms;
             if waited > PATIENCE_MS || self.executor.steps() - first_step > STEPS_MAX {
-                return Err("requests hang: no progress, and no end in sight".to_owned());
+                return Err(self.describe_hang());
             }
             let stepped = self.executor.step();
             if !stepped || self.context.one_in(self.context.scenario.steps_per_tick) {
@@ -275,6 +277,15 @@ impl Run {
             }
         }
         self.context.violation().map_or(Ok(()), Err)
+    }
+
+    fn describe_hang(&self) -> String {
+        let status = self.context.pool_if_open().map(|pool| pool.status());
+        format!(
+            "requests hang: {} operations of the disk in flight, {} tasks unfinished, {status:?}",
+            self.context.world.pending(),
+            self.executor.unfinished(),
+        )
     }
 
     fn pass_time(&self) {

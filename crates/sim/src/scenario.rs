@@ -19,6 +19,8 @@ pub(crate) struct Scenario {
     pub(crate) capacity_bytes: Option<u64>,
     /// Bytes the pool's file system has.
     pub(crate) disk_bytes: Option<u64>,
+    /// Some requests are dropped half way, as when a client disconnects.
+    pub(crate) clients_give_up: bool,
     pub(crate) log_segment_bytes: u64,
     pub(crate) log_segments: u32,
     pub(crate) hash: HashAlgorithm,
@@ -43,7 +45,8 @@ impl Scenario {
             fault_percent: pick(&[0, 20, 50]),
             capacity_bytes: (below(3) == 0).then(|| (500 + below(3000)) * CLUSTER_SIZE as u64),
             disk_bytes: (below(4) == 0).then(|| (10 + below(20)) * EXTENT_SIZE / 2),
-            log_segment_bytes: pick(&[16, 32, 64]) * CLUSTER_SIZE as u64,
+            clients_give_up: below(3) == 0,
+            log_segment_bytes: pick(&[48, 64]) * CLUSTER_SIZE as u64,
             log_segments: 4,
             hash: match below(8) {
                 0 => HashAlgorithm::Sha256,

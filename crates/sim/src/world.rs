@@ -53,26 +53,27 @@ impl SimWorld {
         let mut world = lock(&self.shared);
         let mut bytes = std::mem::take(&mut world.mapped);
         bytes.resize(length, 0);
-        SimMapped::new(&self.shared, world.boots, bytes)
+        SimMapped::new(&self.shared, world.process, world.boots, bytes)
     }
 
-    /// The process dies: what it wrote stays in the cache, the journal memory stays. Drop its tasks
-    /// first (see [`crate::Executor::kill`]).
-    pub fn kill(&self) {
+    /// The process is dead from now on: its handles fail, its journal memory is out of its reach.
+    /// Its tasks are to be dropped next, so that what they had in flight happens in part.
+    pub(crate) fn end_process(&self) {
         let mut world = lock(&self.shared);
-        world.counters.kills += 1;
         world.process += 1;
         world.faults.clear();
     }
 
-    /// The machine dies: every unsynced change is kept, lost or torn. Drop the process's tasks
-    /// first (see [`crate::Executor::cut_power`]).
-    pub fn cut_power(&self) {
+    /// The process was killed and is gone: the cache and the journal memory stay.
+    pub(crate) fn kill(&self) {
+        lock(&self.shared).counters.kills += 1;
+    }
+
+    /// The machine died: every unsynced change is kept, lost or torn.
+    pub(crate) fn cut_power(&self) {
         let mut world = lock(&self.shared);
         world.counters.power_cuts += 1;
-        world.process += 1;
         world.boots += 1;
-        world.faults.clear();
         world.cut_power();
     }
 
@@ -230,6 +231,10 @@ impl World {
         if boot != self.boots {
             self.mapped.fill(0);
         }
+    }
+
+    pub(crate) fn is_running(&self, process: u64) -> bool {
+        self.process == process
     }
 
     fn advance(&mut self) -> Option<Waker> {
