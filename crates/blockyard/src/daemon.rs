@@ -13,6 +13,7 @@ mod notify;
 mod plan;
 mod sockets;
 mod storage;
+mod usage;
 
 use crate::config::Config;
 use anyhow::{Context, Result};
@@ -20,12 +21,17 @@ use blockyard_nbd::{Limits, Server};
 use engine::{EngineThreads, HostPool};
 use jobs::Jobs;
 use plan::Plan;
+use signal_hook::consts::{SIGINT, SIGTERM};
 use sockets::{Access, BoundSocket};
+use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
 use std::time::{Duration, Instant};
 use storage::Storage;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use usage::Usage;
 
 /// What is in flight has this long to end when the daemon stops.
 const IN_FLIGHT_TIME: Duration = Duration::from_secs(10);
@@ -37,6 +43,7 @@ pub(crate) struct Daemon {
     plan: Plan,
     pool: Arc<HostPool>,
     jobs: Arc<Jobs>,
+    usage: Usage,
     started: Instant,
 }
 
@@ -45,6 +52,7 @@ pub(crate) fn run(config: &Config) -> Result<()> {
     // What the daemon makes is its user's alone, unless its mode is set on purpose.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let plan = Plan::new(config)?;
+    raise_file_limit();
     let repeats = log::start(&plan)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -66,15 +74,25 @@ pub(crate) fn run(config: &Config) -> Result<()> {
     }
 }
 
+/// Each client takes a descriptor: as many as the system grants.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // Fewer clients are no reason not to serve.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
 /// From binding the sockets until nothing uses the pool any more.
 async fn serve(plan: Plan, storage: &Storage) -> Result<()> {
     let mut signals = Signals::new()?;
     let nbd_access = Access::of_nbd(&plan)?;
+    nbd_access.open_way_to(&plan.nbd_socket, &plan.pool)?;
     let nbd_socket = BoundSocket::bind(&plan.nbd_socket, &nbd_access)?;
     let api_socket = BoundSocket::bind(&plan.api_socket, &Access::owner_only())?;
     let jobs = Arc::<Jobs>::default();
     let pool = Arc::clone(&storage.pool);
-    let daemon = Arc::new(Daemon { plan, pool, jobs, started: Instant::now() });
+    let usage = Usage::default();
+    let daemon = Arc::new(Daemon { plan, pool, jobs, usage, started: Instant::now() });
 
     let exports = Arc::new(exports::Images::new(Arc::clone(&daemon.pool)));
     let nbd = Server::start(nbd_socket.listener()?, exports, Limits::default(), exports::log_event)
@@ -86,7 +104,7 @@ async fn serve(plan: Plan, storage: &Storage) -> Result<()> {
     let name = signals.next().await;
     tracing::info!(signal = name, "stopping");
     notify::stopping();
-    end_hard_if_impatient(signals);
+    end_hard_if_impatient()?;
     let _ = stop_api.send(true); // no receiver is left if the API has failed already
     let cut_off = tokio::task::spawn_blocking(move || {
         let jobs_ended = daemon.jobs.stop(IN_FLIGHT_TIME);
@@ -106,26 +124,30 @@ async fn serve(plan: Plan, storage: &Storage) -> Result<()> {
 fn announce(plan: &Plan) {
     let (pool, nbd, api) =
         (plan.pool.display(), plan.nbd_socket.display(), plan.api_socket.display());
-    println!("ready: pool {pool}, NBD on {nbd}, control on {api}");
-    println!("  make an image:    blockyard image create NAME 20G --api {api}");
-    println!(
-        "  use it:           qemu-system-x86_64 -drive 'file=nbd+unix:///NAME?socket={nbd},format=raw,if=virtio'"
+    let text = format!(
+        "ready: pool {pool}, NBD on {nbd}, control on {api}\n  \
+         make an image:  blockyard image create NAME 20G --api {api}\n  \
+         use it:         qemu-system-x86_64 -drive 'file=nbd+unix:///NAME?socket={nbd},format=raw,if=virtio'\n"
     );
+    // Whoever started the daemon need not listen.
+    let _ = std::io::stdout().write_all(text.as_bytes());
     tracing::info!(%pool, %nbd, %api, "ready");
     notify::ready();
 }
 
-/// A second signal, or too long a wait, ends the process where it stands.
-fn end_hard_if_impatient(mut signals: Signals) {
-    tokio::spawn(async move {
-        match tokio::time::timeout(STOP_TIME_MAX, signals.next()).await {
-            Ok(name) => eprintln!("blockyard: {name} again: ended before the pool was closed"),
-            Err(_) => {
-                eprintln!("blockyard: could not stop in time: ended before the pool was closed")
-            }
-        }
+/// From now on a second signal, or too long a wait, ends the process where it stands.
+fn end_hard_if_impatient() -> Result<()> {
+    for signal in [SIGTERM, SIGINT] {
+        let armed = Arc::new(AtomicBool::new(true));
+        signal_hook::flag::register_conditional_shutdown(signal, 1, armed)?;
+    }
+    let limit = || {
+        thread::sleep(STOP_TIME_MAX);
+        tracing::error!("could not stop in time: ended before the pool was closed");
         std::process::exit(1);
-    });
+    };
+    thread::Builder::new().name("stop limit".to_owned()).spawn(limit)?;
+    Ok(())
 }
 
 /// The signals that ask the daemon to end.

@@ -5,8 +5,9 @@ pub(crate) mod table;
 pub(crate) mod time;
 
 use anyhow::Result;
-use blockyard_block::{Error, ErrorKind};
+use blockyard_block::Error;
 use serde::Serialize;
+use std::fmt;
 use std::io::{self, Write};
 
 /// How results are printed.
@@ -62,13 +63,23 @@ fn one_line(error: &anyhow::Error) -> String {
 
 /// The exit code: that of the kind of error it is, 1 if it is none of ours.
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<Cancelled>() {
+        return 130; // as shells have it for a program that Ctrl-C ended
+    }
     error.downcast_ref::<Error>().map_or(1, |error| error.kind().exit_code())
 }
 
-/// A job that the user stopped.
-pub(crate) fn cancelled(what: &str) -> Error {
-    Error::new(ErrorKind::ShutDown, format!("{what} cancelled; nothing of it remains"))
+/// A job that the user stopped, by its name.
+#[derive(Debug)]
+pub(crate) struct Cancelled(pub(crate) String);
+
+impl fmt::Display for Cancelled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} cancelled; nothing of it remains", self.0)
+    }
 }
+
+impl std::error::Error for Cancelled {}
 
 #[cfg(test)]
 mod tests {

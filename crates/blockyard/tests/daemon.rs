@@ -177,3 +177,16 @@ fn a_pool_cannot_change_its_hash() {
     let _daemon = place.serve(&[]);
     assert_eq!(place.json(&["pool", "status"])["hash"], "sha1");
 }
+
+#[test]
+fn a_group_that_may_use_the_nbd_socket_can_reach_it() {
+    let place = Place::new();
+    let group = rustix::process::getgid().as_raw().to_string();
+    let daemon = place.serve(&["--socket-group", &group]);
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&daemon.pool), mode(&daemon.nbd_socket())), (0o710, 0o660));
+    daemon.stop();
+    assert!(
+        place.fails(3, &["serve", "--socket-group", "no-such-group"]).contains("no-such-group")
+    );
+}

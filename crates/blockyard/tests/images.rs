@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::Place;
+use support::{NbdClient, Place, eventually};
 
 #[test]
 fn an_image_lives_from_create_to_remove() {
@@ -115,7 +115,8 @@ fn pool_status_has_its_fields() {
     for field in ["bytes_logical", "bytes_physical", "bytes_capacity", "bytes_on_disk"] {
         assert!(status[field].is_u64(), "{field} in {status}");
     }
-    assert!(status["bytes_unique"].is_u64() || status["bytes_unique"].is_null());
+    assert_eq!(status["bytes_unique"], 0);
+    assert!(status["bytes_on_disk"].as_u64().unwrap() > 1 << 20);
     assert_eq!((&status["hash"], &status["images"]), (&json!("sha256"), &json!(1)));
     assert_eq!((&status["clusters_untrusted"], &status["failed"]), (&json!(0), &Value::Null));
     assert!(status["bytes_capacity"].as_u64().unwrap() <= 1 << 30);
@@ -130,4 +131,66 @@ fn a_scrub_of_a_sound_pool_finds_nothing() {
     let _daemon = place.serve(&[]);
     let report = place.json(&["scrub"]);
     assert_eq!(report["damage"], json!([]));
+}
+
+#[test]
+fn an_image_in_use_shows_its_client_and_changes_only_by_force() {
+    let place = Place::new();
+    let daemon = place.serve(&[]);
+    place.ok(&["image", "create", "web", "8M"]);
+    let mut client = NbdClient::open(&daemon, "web");
+    assert!(client.write(4096, &[7; 4096]));
+    let info = place.json(&["image", "info", "web"]);
+    let shown = &info["clients"][0];
+    assert_eq!((&shown["purpose"], &shown["access"]), (&json!("nbd"), &json!("write")));
+    assert_eq!(shown["pid"], std::process::id(), "{info}");
+    assert!(shown["user"].is_string() && shown["uid"].is_u64(), "{info}");
+    place.fails(7, &["image", "remove", "web"]);
+    place.fails(7, &["image", "rename", "web", "other"]);
+    place.fails(7, &["image", "resize", "web", "4M"]);
+    place.ok(&["image", "resize", "web", "16M"]);
+    place.ok(&["image", "remove", "web", "--force"]);
+    assert!(!client.write(4096, &[8; 4096]), "a removed image takes no writes");
+}
+
+#[test]
+fn a_client_that_leaves_is_forgotten_and_logged() {
+    let place = Place::new();
+    let daemon = place.serve(&[]);
+    place.ok(&["image", "create", "web", "8M"]);
+    drop(NbdClient::open(&daemon, "web"));
+    eventually("no clients", || place.json(&["image", "info", "web"])["clients"] == json!([]));
+    place.ok(&["image", "remove", "web"]);
+    eventually("a line in the log", || daemon.log().contains("NBD client disconnected"));
+    assert!(daemon.log().contains("NBD client connected"));
+}
+
+#[test]
+fn what_is_written_is_known_at_once_and_after_a_kill() {
+    let place = Place::new();
+    let daemon = place.serve(&["--hash", "sha256"]);
+    place.ok(&["image", "create", "web", "8M"]);
+    let mut client = NbdClient::open(&daemon, "web");
+    for offset in [0, 4 << 20] {
+        assert!(client.write(offset, &[7; 8192]));
+    }
+    let known = || {
+        let map = place.json(&["image", "map", "web", "--hashes"]);
+        let runs = map.as_array().unwrap().clone();
+        let data: Vec<Value> = runs.into_iter().filter(|run| run["state"] == "data").collect();
+        data.iter().map(|run| (run["offset"].as_u64(), run["hash"].to_string())).collect::<Vec<_>>()
+    };
+    // sha256 of 4096 bytes of 7.
+    let hash = "\"c9ac7b0624824f844f6c7f3d50fab9741a8914e878467e8daaedca143a34d90b\"";
+    let expected: Vec<_> =
+        [0, 4096, 4 << 20, (4 << 20) + 4096].map(|at| (Some(at), hash.to_owned())).into();
+    assert_eq!(known(), expected);
+    let status = place.json(&["pool", "status"]);
+    assert_eq!((&status["bytes_physical"], &status["bytes_unique"]), (&json!(16384), &json!(4096)));
+    daemon.kill();
+    let _daemon = place.serve(&[]);
+    eventually("hashes after a kill", || {
+        place.json(&["pool", "status"])["clusters_untrusted"] == json!(0)
+    });
+    assert_eq!(known(), expected);
 }

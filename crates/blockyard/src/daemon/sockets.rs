@@ -33,6 +33,19 @@ impl Access {
     }
 }
 
+impl Access {
+    /// A socket in the pool's own folder, which is closed to all but its owner, would be out of
+    /// reach of the group it is meant for: the group may pass through, but not look.
+    pub(crate) fn open_way_to(&self, socket: &Path, pool: &Path) -> Result<()> {
+        let (Some(group), true) = (self.group, socket.parent() == Some(pool)) else {
+            return Ok(());
+        };
+        std::os::unix::fs::chown(pool, None, Some(group))
+            .and_then(|()| fs::set_permissions(pool, Permissions::from_mode(0o710)))
+            .map_err(|error| Error::io(format_args!("opening {}", pool.display()), error))
+    }
+}
+
 /// A listening socket under its name, which is removed when this is dropped.
 pub(crate) struct BoundSocket {
     listener: UnixListener,

@@ -2,7 +2,7 @@
 //!
 //! Nothing is shown for work that ends within two seconds.
 
-use crate::output::cancelled;
+use crate::output::Cancelled;
 use anyhow::Result;
 use blockyard_api::{Client, Job, JobReport, JobState, ProgressUnit};
 use blockyard_block::{Error, ErrorKind};
@@ -37,7 +37,7 @@ pub(crate) fn wait(client: &mut Client, started: Job, what: &str) -> Result<Opti
         eprintln!("note: {note}");
     }
     match job.state {
-        JobState::Cancelled => Err(cancelled(what).into()),
+        JobState::Cancelled => Err(Cancelled(what.to_owned()).into()),
         JobState::Failed => {
             let unexplained = || Error::new(ErrorKind::Io, format!("{what} failed"));
             Err(job.error.map_or_else(unexplained, Error::from).into())

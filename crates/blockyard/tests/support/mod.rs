@@ -221,6 +221,54 @@ impl Drop for Daemon {
     }
 }
 
+/// An NBD client of the smallest kind: opens an export and holds it until dropped.
+pub(crate) struct NbdClient {
+    stream: UnixStream,
+}
+
+impl NbdClient {
+    pub(crate) fn open(daemon: &Daemon, name: &str) -> NbdClient {
+        let mut stream = UnixStream::connect(daemon.nbd_socket()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut greeting = [0; 18];
+        stream.read_exact(&mut greeting).unwrap();
+        assert_eq!(&greeting[..16], b"NBDMAGICIHAVEOPT");
+        let mut option = 3_u32.to_be_bytes().to_vec(); // fixed newstyle, no zeroes
+        option.extend(b"IHAVEOPT");
+        option.extend(7_u32.to_be_bytes()); // GO
+        option.extend((name.len() as u32 + 6).to_be_bytes());
+        option.extend((name.len() as u32).to_be_bytes());
+        option.extend(name.as_bytes());
+        option.extend(0_u16.to_be_bytes());
+        stream.write_all(&option).unwrap();
+        loop {
+            let mut reply = [0; 20];
+            stream.read_exact(&mut reply).unwrap();
+            let number = |range| u32::from_be_bytes(<[u8; 4]>::try_from(&reply[range]).unwrap());
+            let (kind, length) = (number(12..16), number(16..20));
+            stream.read_exact(&mut vec![0; length as usize]).unwrap();
+            assert!(kind < 1 << 31, "the export {name} was refused with {kind:#x}");
+            if kind == 1 {
+                return NbdClient { stream };
+            }
+        }
+    }
+
+    /// Writes `data` and waits for the reply; true if it was written.
+    pub(crate) fn write(&mut self, offset: u64, data: &[u8]) -> bool {
+        let mut request = 0x2560_9513_u32.to_be_bytes().to_vec();
+        request.extend([0, 0, 0, 1]); // no flags, WRITE
+        request.extend(77_u64.to_be_bytes());
+        request.extend(offset.to_be_bytes());
+        request.extend((data.len() as u32).to_be_bytes());
+        request.extend(data);
+        let mut reply = [0; 16];
+        self.stream.write_all(&request).is_ok()
+            && self.stream.read_exact(&mut reply).is_ok()
+            && reply[4..8] == [0; 4]
+    }
+}
+
 /// Waits until `condition` holds.
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();

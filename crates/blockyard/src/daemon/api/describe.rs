@@ -1,7 +1,8 @@
 //! From the engine's values to the API's.
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, usage};
 use blockyard_api as api;
+use blockyard_block::Result;
 use blockyard_pool as pool;
 use nix::unistd::{Uid, User};
 
@@ -60,10 +61,13 @@ fn damage(damage: pool::Damage) -> api::Damage {
     api::Damage { places: damage.places.into_iter().map(place).collect(), message: damage.message }
 }
 
-pub(super) fn pool_status(daemon: &Daemon, status: pool::PoolStatus) -> api::PoolStatus {
+/// Looks at the pool's files, and at its hashes if they are not too many.
+pub(super) fn pool_status(daemon: &Daemon) -> Result<api::PoolStatus> {
+    let status = daemon.pool.status()?;
+    let bytes_unique = daemon.usage.bytes_unique(&daemon.pool, status.bytes_physical)?;
     let mut activities = status.activities;
     activities.extend(daemon.jobs.activities());
-    api::PoolStatus {
+    Ok(api::PoolStatus {
         id: status.id.to_string(),
         path: daemon.plan.pool.display().to_string(),
         hash: status.hash.name().to_owned(),
@@ -71,16 +75,16 @@ pub(super) fn pool_status(daemon: &Daemon, status: pool::PoolStatus) -> api::Poo
         images: status.images,
         bytes_logical: status.bytes_logical,
         bytes_physical: status.bytes_physical,
-        bytes_unique: status.bytes_unique,
+        bytes_unique,
         bytes_capacity: status.bytes_capacity,
-        bytes_on_disk: status.bytes_on_disk,
+        bytes_on_disk: usage::bytes_on_disk(&daemon.plan.pool)?,
         clusters_untrusted: status.clusters_untrusted,
         regions_with_intent: status.regions_with_intent,
         failed: status.failed,
         activities,
         opened_clean: status.opened_clean,
         daemon: daemon_status(daemon),
-    }
+    })
 }
 
 fn daemon_status(daemon: &Daemon) -> api::DaemonStatus {
