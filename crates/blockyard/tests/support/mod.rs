@@ -280,16 +280,10 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// Says that a test was skipped and why. In CI that is a failure.
 pub(crate) fn skip(reason: &str) {
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "skipped in CI: {reason}");
-    println!("SKIPPED: {reason}");
+    blockyard_testing::skip(reason);
 }
 
 /// Whether a program can be run; says so if not.
 pub(crate) fn has_program(name: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
-    if !found {
-        skip(&format!("{name} is not installed"));
-    }
-    found
+    blockyard_testing::have_programs(&[name])
 }

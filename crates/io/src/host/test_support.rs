@@ -1,6 +1,7 @@
 //! Test support: small file systems and block devices on loop devices, and other processes that
 //! hold locks. What this machine cannot do is skipped with the reason; under CI=true that fails.
 
+pub(super) use blockyard_testing::skip;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,12 +12,6 @@ use tempfile::TempDir;
 /// For taking again what was just let go: a child that another test is starting holds every open
 /// description between its fork and its exec.
 pub(super) const FORK_GRACE: Duration = Duration::from_secs(20);
-
-/// Says why the test proves nothing here.
-pub(super) fn skip(reason: &str) {
-    assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "skipped under CI: {reason}");
-    eprintln!("skipped: {reason}");
-}
 
 fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
     let output = Command::new(program).args(arguments).output();

@@ -3,16 +3,9 @@
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-/// Whether all `programs` are installed; prints why the test is skipped if not.
+/// Whether all `programs` are installed; says why the test is skipped if not.
 pub fn have(programs: &[&str]) -> bool {
-    let missing = |program: &&str| {
-        let paths = std::env::var_os("PATH").unwrap_or_default();
-        !std::env::split_paths(&paths).any(|folder| folder.join(program).is_file())
-    };
-    let Some(program) = programs.iter().copied().find(missing) else { return true };
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "{program} is not installed");
-    eprintln!("SKIPPED: {program} is not installed");
-    false
+    blockyard_testing::have_programs(programs)
 }
 
 /// Runs a program that must succeed within a minute and returns what it printed.
