@@ -13,6 +13,7 @@ use crate::output::Output;
 use anyhow::Result;
 use blockyard_api::Client;
 use blockyard_block::{Error, ErrorKind};
+use std::os::unix::net::UnixStream;
 
 /// What commands share: where the daemon is and how to print.
 pub(crate) struct Session {
@@ -27,9 +28,10 @@ impl Session {
     }
 
     /// Adds how to start a daemon when none answers.
-    pub(crate) fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+    fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        let answers = || self.config.api_socket().is_ok_and(|it| UnixStream::connect(it).is_ok());
         match error.downcast_ref::<Error>() {
-            Some(cause) if cause.kind() == ErrorKind::ShutDown => {
+            Some(cause) if cause.kind() == ErrorKind::ShutDown && !answers() => {
                 let hint = self.config.how_to_start();
                 Error::new(ErrorKind::ShutDown, format!("{cause}; {hint}")).into()
             }

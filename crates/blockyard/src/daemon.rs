@@ -35,6 +35,9 @@ use usage::Usage;
 
 /// What is in flight has this long to end when the daemon stops.
 const IN_FLIGHT_TIME: Duration = Duration::from_secs(10);
+/// Requests to the control API get this long: the engine's part of them is short, and whoever sends
+/// half a request must not hold up the stop.
+const API_TIME: Duration = Duration::from_secs(2);
 /// After this long a stop is ended hard.
 const STOP_TIME_MAX: Duration = Duration::from_secs(60);
 
@@ -114,7 +117,7 @@ async fn serve(plan: Plan, storage: &Storage) -> Result<()> {
     if !jobs_ended || connections_left > 0 {
         tracing::warn!(jobs_ended, connections_left, "not all that was in flight has ended");
     }
-    if tokio::time::timeout(IN_FLIGHT_TIME, api).await.is_err() {
+    if tokio::time::timeout(API_TIME, api).await.is_err() {
         tracing::warn!("requests to the control API were cut off");
     }
     Ok(())

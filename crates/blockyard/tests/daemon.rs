@@ -4,9 +4,12 @@ mod support;
 
 use rustix::process::Signal;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
-use support::{Daemon, Finished, Place};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+use support::{Daemon, Finished, NbdClient, Place, has_program, skip};
 
 #[test]
 fn a_second_daemon_is_refused_with_the_pid_of_the_first() {
@@ -189,4 +192,65 @@ fn a_group_that_may_use_the_nbd_socket_can_reach_it() {
     assert!(
         place.fails(3, &["serve", "--socket-group", "no-such-group"]).contains("no-such-group")
     );
+}
+
+#[test]
+fn clients_that_only_wait_do_not_hold_up_a_stop() {
+    let place = Place::new();
+    let daemon = place.serve(&[]);
+    place.ok(&["image", "create", "web", "1M"]);
+    let _idle = NbdClient::open(&daemon, "web");
+    let mut half_a_request = UnixStream::connect(daemon.api_socket()).unwrap();
+    half_a_request.write_all(b"GET /v1").unwrap();
+    let started = Instant::now();
+    daemon.stop();
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+}
+
+#[test]
+fn data_can_lie_on_a_block_device() {
+    if !rustix::process::geteuid().is_root() {
+        return skip("loop devices need root");
+    }
+    if !has_program("losetup") {
+        return;
+    }
+    let place = Place::new();
+    let file = place.path("device");
+    fs::File::create(&file).unwrap().set_len(64 << 20).unwrap();
+    let Some(device) = LoopDevice::attach(&file) else {
+        return skip("this machine lets nobody make loop devices");
+    };
+    let daemon = place.serve(&["--data", &device.path]);
+    place.ok(&["image", "create", "web", "8M"]);
+    assert!(NbdClient::open(&daemon, "web").write(0, &[7; 8192]));
+    let status = place.json(&["pool", "status"]);
+    assert_eq!(status["bytes_physical"], 8192);
+    let capacity = status["bytes_capacity"].as_u64().unwrap();
+    assert!((32 << 20..=64 << 20).contains(&capacity), "{capacity}");
+    let digest = place.ok(&["image", "digest", "web"]);
+    daemon.kill();
+    let daemon = place.serve(&[]);
+    assert_eq!(place.ok(&["image", "digest", "web"]), digest);
+    daemon.stop();
+}
+
+/// Detached when dropped.
+struct LoopDevice {
+    path: String,
+}
+
+impl LoopDevice {
+    fn attach(file: &std::path::Path) -> Option<LoopDevice> {
+        let mut command = std::process::Command::new("losetup");
+        command.args(["--find", "--show"]).arg(file);
+        let attached = Finished::of(command);
+        attached.status.success().then(|| LoopDevice { path: attached.out.trim().to_owned() })
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("losetup").args(["--detach", &self.path]).status();
+    }
 }

@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::{NbdClient, Place, eventually};
+use support::{Finished, NbdClient, Place, eventually};
 
 #[test]
 fn an_image_lives_from_create_to_remove() {
@@ -193,4 +193,41 @@ fn what_is_written_is_known_at_once_and_after_a_kill() {
         place.json(&["pool", "status"])["clusters_untrusted"] == json!(0)
     });
     assert_eq!(known(), expected);
+}
+
+#[test]
+fn a_map_of_many_pages_has_every_cluster_once() {
+    let place = Place::new();
+    let daemon = place.serve(&[]);
+    place.ok(&["image", "create", "web", "1T"]);
+    let mut client = NbdClient::open(&daemon, "web");
+    let clusters = 9000_u64;
+    let data: Vec<u8> = (0..clusters).flat_map(|i| [(i % 251) as u8 + 1; 4096]).collect();
+    for (part, bytes) in data.chunks(1 << 20).enumerate() {
+        assert!(client.write((part as u64) << 20, bytes));
+    }
+    let map = place.json(&["image", "map", "web", "--hashes"]);
+    let mut end = 0;
+    for run in map.as_array().unwrap() {
+        assert_eq!(run["offset"], end);
+        end += run["length"].as_u64().unwrap();
+    }
+    assert_eq!(end, 1 << 40);
+    let data = map.as_array().unwrap().iter().filter(|run| run["state"] == "data");
+    assert_eq!(data.count() as u64, clusters);
+}
+
+#[test]
+fn an_upload_that_is_refused_is_told_why() {
+    let place = Place::new();
+    let _daemon = place.serve(&[]);
+    place.ok(&["image", "create", "web", "1M"]);
+    for _ in 0..3 {
+        let mut command = place.command();
+        command.arg("--pool").arg(place.pool()).args(["image", "import", "-", "web"]);
+        // More than the kernel and both ends keep.
+        command.stdin(std::fs::File::open("/dev/zero").unwrap());
+        let refused = Finished::of(command);
+        assert_eq!(refused.status.code(), Some(4), "{refused:?}");
+    }
 }

@@ -50,6 +50,11 @@ pub(crate) struct ServeSettings {
     #[arg(long, value_name = "MODE")]
     pub(crate) socket_mode: Option<SocketMode>,
 
+    /// Folder in memory (tmpfs) for the 16 MiB that outlive a killed daemon [env:
+    /// BLOCKYARD_JOURNAL_DIR; default: /dev/shm]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) journal_dir: Option<PathBuf>,
+
     /// Form of the log on standard error [env: BLOCKYARD_LOG_FORMAT; default: text]
     #[arg(long, value_enum)]
     pub(crate) log_format: Option<LogFormat>,
@@ -62,7 +67,7 @@ pub(crate) struct ServeSettings {
 
 impl ServeSettings {
     /// The names of all settings, as in the config file.
-    pub(crate) const KEYS: [&str; 11] = [
+    pub(crate) const KEYS: [&str; 12] = [
         "hash",
         "data",
         "capacity",
@@ -72,6 +77,7 @@ impl ServeSettings {
         "socket_owner",
         "socket_group",
         "socket_mode",
+        "journal_dir",
         "log_format",
         "log",
     ];
@@ -89,6 +95,7 @@ impl ServeSettings {
             socket_owner: self.socket_owner.or(lower.socket_owner),
             socket_group: self.socket_group.or(lower.socket_group),
             socket_mode: self.socket_mode.or(lower.socket_mode),
+            journal_dir: self.journal_dir.or(lower.journal_dir),
             log_format: self.log_format.or(lower.log_format),
             log: self.log.or(lower.log),
         }

@@ -19,6 +19,7 @@ pub(crate) struct Plan {
     pub(crate) socket_owner: Option<String>,
     pub(crate) socket_group: Option<String>,
     pub(crate) socket_mode: u32,
+    pub(crate) journal_folder: PathBuf,
     pub(crate) log_format: LogFormat,
     pub(crate) log_filter: String,
 }
@@ -38,6 +39,7 @@ impl Plan {
             socket_owner: settings.socket_owner,
             socket_group: settings.socket_group,
             socket_mode: settings.socket_mode.map_or(0o660, |SocketMode(mode)| mode),
+            journal_folder: settings.journal_dir.unwrap_or_else(|| PathBuf::from("/dev/shm")),
             log_format: settings.log_format.unwrap_or_default(),
             log_filter: settings.log.unwrap_or_else(|| "info".to_owned()),
             pool,

@@ -50,10 +50,10 @@ impl Storage {
             make(plan, &directory)?;
         }
         let data = open_data(plan)?;
-        let journal_path = journal_path(&plan.pool)?;
+        let journal_path = journal_path(plan)?;
         let journal = MappedFile::open(&journal_path, HostPool::JOURNAL_BYTES as u64, FENCE_WAIT)
             .map_err(|error| Error::io("journal memory", error))
-            .context("name another folder in memory with BLOCKYARD_JOURNAL_DIR")?;
+            .context("name another folder in memory with --journal-dir")?;
         let open_options = OpenOptions {
             capacity_bytes: plan.capacity_bytes,
             boot_id: boot_id()?,
@@ -211,11 +211,10 @@ fn check_hash(plan: &Plan, made_with: HashAlgorithm) -> Result<()> {
 
 /// In memory that outlives the process. Named after the directory itself, so that a pool which is
 /// moved finds its journal and a copy does not find the original's.
-fn journal_path(pool: &Path) -> Result<PathBuf> {
-    let found = fs::metadata(pool).map_err(|error| at(pool, error))?;
+fn journal_path(plan: &Plan) -> Result<PathBuf> {
+    let found = fs::metadata(&plan.pool).map_err(|error| at(&plan.pool, error))?;
     let name = format!("blockyard-{:x}-{:x}-{}", found.dev(), found.ino(), found.uid());
-    let folder = std::env::var_os("BLOCKYARD_JOURNAL_DIR").unwrap_or_else(|| "/dev/shm".into());
-    Ok(Path::new(&folder).join(name))
+    Ok(plan.journal_folder.join(name))
 }
 
 /// Wall clock, seconds since 1970; 0 on a host whose clock is before that.

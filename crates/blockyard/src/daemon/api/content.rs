@@ -21,11 +21,14 @@ use http_body_util::channel::{Channel, Sender};
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 /// Parts of an upload that wait to be stored.
 const UPLOAD_PARTS: usize = 8;
+/// How long the rest of a refused upload is read and dropped.
+const DISCARD_TIME: Duration = Duration::from_secs(5);
 /// Parts of a download that wait to be sent, each of up to a chunk.
 const DOWNLOAD_PARTS: usize = 4;
 
@@ -167,10 +170,14 @@ enum Part {
     Broken(String),
 }
 
-/// Passes the body on. When the storing thread gives up, the rest of the body is left alone.
+/// Passes the body on, until it ends or the storing thread gives up.
 async fn feed(mut body: HttpBody, parts: mpsc::Sender<Part>) {
     loop {
-        let part = match body.frame().await {
+        let frame = tokio::select! {
+            frame = body.frame() => frame,
+            () = parts.closed() => return discard_for_a_while(body),
+        };
+        let part = match frame {
             None => Part::End,
             Some(Err(error)) => Part::Broken(error.to_string()),
             Some(Ok(frame)) => match frame.into_data() {
@@ -179,10 +186,18 @@ async fn feed(mut body: HttpBody, parts: mpsc::Sender<Part>) {
             },
         };
         let last = !matches!(part, Part::Bytes(_));
-        if parts.send(part).await.is_err() || last {
+        // A thread that gave up is noticed at the next turn.
+        let _ = parts.send(part).await;
+        if last {
             return;
         }
     }
+}
+
+/// A sender that is cut off while it sends never reads why: it gets some time to.
+fn discard_for_a_while(mut body: HttpBody) {
+    let discard = async move { while let Some(Ok(_)) = body.frame().await {} };
+    tokio::spawn(tokio::time::timeout(DISCARD_TIME, discard));
 }
 
 /// The body as the storing thread reads it. A sender that vanishes without having sent `End` is an
