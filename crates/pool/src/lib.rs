@@ -7,6 +7,7 @@
 mod alloc;
 mod bitmap;
 mod breaks;
+mod check;
 mod commit;
 mod counts;
 mod epochs;
@@ -31,6 +32,7 @@ mod types;
 mod volume;
 mod write;
 
+pub use check::{CheckCounts, CheckOptions, CheckProgress, CheckReport, Finding, check};
 pub use pool::Pool;
 pub use query::Scrub;
 pub use types::{
