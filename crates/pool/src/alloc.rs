@@ -275,6 +275,10 @@ impl Allocator {
         self.reclassify(region);
     }
 
+    pub(crate) fn is_provisioned(&self, region: RegionIndex) -> bool {
+        self.regions.get(region.0 as usize).is_some_and(|entry| entry.provisioned)
+    }
+
     /// Takes a free region out of use, to be punched. False if it is not all free and unowned.
     pub(crate) fn withdraw(&mut self, region: RegionIndex) -> bool {
         let entry = &mut self.regions[region.0 as usize];

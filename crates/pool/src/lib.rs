@@ -16,6 +16,7 @@ mod frees;
 mod hashes;
 mod headers;
 mod images;
+mod inspect;
 mod journal;
 mod load;
 mod maintenance;
@@ -33,6 +34,7 @@ mod volume;
 mod write;
 
 pub use check::{CheckCounts, CheckOptions, CheckProgress, CheckReport, Finding, check};
+pub use inspect::{InspectedExtent, InspectedPage, InspectedSlot, Inspection, PoolCounters};
 pub use pool::Pool;
 pub use query::Scrub;
 pub use types::{

@@ -15,6 +15,7 @@ mod executor;
 mod fault;
 mod file;
 mod handle;
+mod judge;
 mod manage;
 mod model;
 mod names;

@@ -176,6 +176,7 @@ impl Run {
     fn end_cleanly(&mut self) -> Result<(), String> {
         self.context.trace("shut down");
         self.context.note(Count::CleanShutdowns);
+        self.note_pool_counters();
         self.context.set_pool(None);
         self.drain();
         if self.executor.unfinished() > 0 {
@@ -188,6 +189,7 @@ impl Run {
 
     /// A kill or a power cut, now.
     fn crash(&mut self) {
+        self.note_pool_counters();
         self.context.set_pool(None);
         let failed_syncs = self.context.world.counters().failed_syncs;
         let lying = failed_syncs > self.failed_syncs;
@@ -204,6 +206,16 @@ impl Run {
         }
         self.failed_syncs = failed_syncs;
         self.context.faulty.set(false);
+    }
+
+    fn note_pool_counters(&self) {
+        if let Some(pool) = self.context.pool_if_open() {
+            let counters = pool.counters();
+            let mut totals = self.context.totals.borrow_mut();
+            totals.note(Count::ClustersReused, counters.clusters_reused);
+            totals.note(Count::IntentsCleared, counters.intents_cleared);
+            totals.note(Count::LogWraps, counters.log_wraps);
+        }
     }
 
     fn close(&mut self) {

@@ -6,6 +6,7 @@
 use crate::client::{Opened, check_segments, image_name};
 use crate::content::{SECTOR, Tag};
 use crate::context::Context;
+use crate::judge::{judge_counts, judge_hashes};
 use crate::model::{Rule, SharedImage, Value};
 use crate::report::Count;
 use blockyard_block::{
@@ -54,7 +55,7 @@ pub(crate) async fn verify_after_open(
         let found = verify_image(&context, &image, rule).await?;
         image.borrow_mut().settle(found.values);
     }
-    Ok(())
+    judge(&context).await
 }
 
 /// Compares the whole pool with the model while no request is in flight.
@@ -64,6 +65,17 @@ pub(crate) async fn verify_at_rest(context: Rc<Context>) -> Result<(), String> {
         let since = context.model.borrow_mut().now();
         verify_image(&context, &image, Rule::Cache { since }).await?;
     }
+    judge(&context).await
+}
+
+/// Counts, free space and the hash of every cluster, whoever has it.
+async fn judge(context: &Context) -> Result<(), String> {
+    let pool = context.pool();
+    let inspection = pool.inspect();
+    judge_counts(&inspection)?;
+    let hash = context.scenario.hash;
+    let checked = judge_hashes(&pool, &inspection, &context.world, hash).await?;
+    context.totals.borrow_mut().note(Count::HashesChecked, checked);
     Ok(())
 }
 
