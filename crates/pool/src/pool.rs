@@ -78,7 +78,8 @@ impl<D: Directory> Pool<D> {
             state.wanted.sync = true;
         }
         let sync = state.wanted.sync;
-        let maintenance = state.wanted.space || state.wanted.hashes;
+        // A failed pool does no background work: asked again it would only wake itself for ever.
+        let maintenance = state.failed.is_none() && (state.wanted.space || state.wanted.hashes);
         let log = !state.log_queue.is_empty();
         let progress = std::mem::take(&mut state.progressed);
         let wakers = std::mem::take(&mut state.wakers);
