@@ -84,7 +84,7 @@ impl Unverified {
         }
         state.extents.reserve(self.extents.len());
         for (id, extent) in self.extents {
-            state.extents.insert(id, ExtentState { extent, holders: 0, summary: None });
+            state.extents.insert(id, ExtentState::new(extent, 0));
         }
         for (id, record) in self.images {
             for page in record.pages.iter().flatten() {

@@ -5,7 +5,6 @@ use crate::hashes::hash_in_page;
 use crate::pool::Pool;
 use crate::records::FORMAT_VERSION;
 use crate::regions::HashPage;
-use crate::state::run_clusters;
 use crate::types::{Damage, MapRun, MapState, PoolStatus};
 use blockyard_block::{
     CLUSTER_SIZE, ClusterIndex, ContentHash, EXTENT_CLUSTERS, EXTENT_SIZE, Error, ErrorKind,
@@ -63,7 +62,7 @@ impl<D: Directory> Pool<D> {
 
     /// The hash over the hashes of an extent's slots, kept until it changes.
     async fn summary(&self, id: ExtentId) -> Result<ContentHash> {
-        let extent = {
+        let (extent, changes) = {
             let state = self.lock();
             let Some(found) = state.extents.get(&id) else {
                 return Err(Error::new(ErrorKind::Busy, "the image changed meanwhile: try again"));
@@ -71,7 +70,7 @@ impl<D: Directory> Pool<D> {
             if let Some(summary) = &found.summary {
                 return Ok(**summary);
             }
-            found.extent.clone()
+            (found.extent.clone(), found.changes)
         };
         let mut bytes = Vec::with_capacity(32 * EXTENT_CLUSTERS);
         for known in self.known_slots(&extent).await? {
@@ -91,15 +90,9 @@ impl<D: Directory> Pool<D> {
         }
         let summary = self.hash_algorithm().hash(&bytes);
         let mut state = self.lock();
-        let quiet = |extent: &Extent| {
-            let clusters = extent.runs().flat_map(|(_, length, slot)| run_clusters(slot, length));
-            let mut regions: Vec<RegionIndex> = clusters.map(ClusterIndex::region).collect();
-            regions.dedup();
-            regions.iter().all(|region| !state.regions.is_being_changed(*region))
-        };
-        let keep =
-            state.extents.get(&id).is_some_and(|found| found.extent == extent && quiet(&extent));
-        if keep && let Some(found) = state.extents.get_mut(&id) {
+        if let Some(found) = state.extents.get_mut(&id)
+            && found.changes == changes
+        {
             found.summary = Some(Box::new(summary));
         }
         Ok(summary)

@@ -194,11 +194,6 @@ impl Regions {
         hot.in_flight -= 1;
     }
 
-    /// Whether writes to the region are planned and not completed.
-    pub(crate) fn is_being_changed(&self, region: RegionIndex) -> bool {
-        self.hot.get(&region).is_some_and(|hot| hot.in_flight > 0)
-    }
-
     pub(crate) fn pin(&mut self, cluster: ClusterIndex) {
         self.watches.remove(&cluster);
         *self.pins.entry(cluster).or_insert(0) += 1;

@@ -47,6 +47,19 @@ pub(crate) struct ExtentState {
     pub(crate) holders: u32,
     /// The summary of its hashes, if computed since it last changed.
     pub(crate) summary: Option<Box<ContentHash>>,
+    /// Counts changes of its content, in place or not: a summary is kept only if none came meanwhile.
+    pub(crate) changes: u64,
+}
+
+impl ExtentState {
+    pub(crate) fn new(extent: Extent, holders: u32) -> ExtentState {
+        ExtentState { extent, holders, summary: None, changes: 0 }
+    }
+
+    pub(crate) fn content_changed(&mut self) {
+        self.summary = None;
+        self.changes += 1;
+    }
 }
 
 /// What goes to the log, in this order.
@@ -404,7 +417,7 @@ impl State {
                         self.allocator.add_reference(cluster);
                     }
                 }
-                self.extents.insert(id, ExtentState { extent, holders: 1, summary: None });
+                self.extents.insert(id, ExtentState::new(extent, 1));
                 self.touch(RecordKey::Extent(id));
                 self.set_page_entry(page_id, within, Some(id));
                 if let Some(shared) = shared {
@@ -537,7 +550,7 @@ impl State {
         }
         let state = self.extent_mut(id);
         state.extent.set(slot, target);
-        state.summary = None;
+        state.content_changed();
         if let Some(cluster) = old.cluster()
             && old.cluster() != target.cluster()
         {

@@ -275,7 +275,7 @@ impl State {
                         _ => self.regions.mark_untrusted(cluster),
                     }
                     if let Some(extent) = extent {
-                        self.extent_mut(extent).summary = None;
+                        self.extent_mut(extent).content_changed();
                     }
                 }
                 (Target::Fresh(cluster), content) => {
