@@ -5,7 +5,7 @@
 
 use crate::bitmap::Bitmap;
 use crate::pool::Pool;
-use crate::regions::{HashPage, PAGE_HASHES};
+use crate::regions::{HashPage, PAGE_HASHES, Watch};
 use crate::state::LogItem;
 use blockyard_block::{
     BufferMut, CLUSTER_SIZE, ClusterIndex, ContentHash, Error, ErrorKind, RegionIndex, Result,
@@ -203,14 +203,17 @@ impl<D: Directory> Pool<D> {
 
     /// Hashes again the untrusted clusters of one region (I8). True if there was something to do.
     pub(crate) async fn rehash_region(&self) -> Result<bool> {
-        let Some((region, clusters)) = self.next_untrusted() else { return Ok(false) };
+        let Some((region, watched)) = self.next_untrusted() else { return Ok(false) };
         let mut at = 0;
-        while at < clusters.len() {
-            let run = consecutive(&clusters[at..]);
-            match self.read_clusters(clusters[at], run).await {
-                Ok(bytes) => self.publish_rehashed(&clusters[at..at + run], &bytes),
+        while at < watched.len() {
+            let run = consecutive(&watched[at..]);
+            match self.read_clusters(watched[at].0, run).await {
+                Ok(bytes) => self.publish_rehashed(&watched[at..at + run], &bytes),
                 Err(error) => {
                     let mut state = self.lock();
+                    for (cluster, watch) in &watched[at..] {
+                        state.regions.unwatch(*cluster, *watch);
+                    }
                     state.unreadable_regions.insert(region);
                     state.note_damage(error.to_string());
                     return Ok(true);
@@ -222,11 +225,11 @@ impl<D: Directory> Pool<D> {
     }
 
     /// A region with clusters to hash again, watched from now on (I6).
-    fn next_untrusted(&self) -> Option<(RegionIndex, Vec<ClusterIndex>)> {
+    fn next_untrusted(&self) -> Option<(RegionIndex, Vec<Watched>)> {
         let mut state = self.lock();
         state.settle_free_clusters();
         let state = &mut *state;
-        let (region, bits) = state
+        let (region, due) = state
             .regions
             .untrusted()
             .filter(|(region, _)| !state.unreadable_regions.contains(region))
@@ -238,13 +241,12 @@ impl<D: Directory> Pool<D> {
                     .collect();
                 (!due.is_empty()).then_some((region, due))
             })?;
-        for cluster in &bits {
-            state.regions.watch(*cluster);
-        }
-        Some((region, bits))
+        let watched =
+            due.into_iter().map(|cluster| (cluster, state.regions.watch(cluster))).collect();
+        Some((region, watched))
     }
 
-    fn publish_rehashed(&self, clusters: &[ClusterIndex], bytes: &[u8]) {
+    fn publish_rehashed(&self, watched: &[Watched], bytes: &[u8]) {
         let hashes: Vec<ContentHash> = bytes
             .chunks_exact(CLUSTER_SIZE)
             .map(|cluster| self.hash_algorithm().hash(cluster))
@@ -253,14 +255,18 @@ impl<D: Directory> Pool<D> {
         if state.failed.is_some() {
             return;
         }
-        for (cluster, hash) in clusters.iter().zip(hashes) {
-            let unchanged = state.regions.unwatch(*cluster) || crate::breaks::broken("I6-no-watch");
+        for ((cluster, watch), hash) in watched.iter().zip(hashes) {
+            let unchanged = state.regions.unwatch(*cluster, *watch)
+                || crate::breaks::broken("I6-no-watch");
             if unchanged && state.allocator.count(*cluster) > 0 {
                 state.regions.publish(*cluster, hash);
             }
         }
     }
 }
+
+/// A cluster and the watch on it.
+type Watched = (ClusterIndex, Watch);
 
 /// A hash page is written when this many of its hashes changed (see the design, section 7).
 const HASHES_PER_WRITE: u16 = 16;
@@ -270,11 +276,11 @@ fn due_for_hashing(region: RegionIndex, bits: &Bitmap) -> impl Iterator<Item = C
 }
 
 /// How many of the clusters at the front follow each other.
-fn consecutive(clusters: &[ClusterIndex]) -> usize {
-    clusters
+fn consecutive(watched: &[Watched]) -> usize {
+    watched
         .iter()
         .zip(0u64..)
-        .take_while(|(cluster, step)| **cluster == clusters[0].offset_by(*step))
+        .take_while(|((cluster, _), step)| *cluster == watched[0].0.offset_by(*step))
         .count()
 }
 

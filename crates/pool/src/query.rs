@@ -281,17 +281,24 @@ impl<D: Directory> Pool<D> {
 
     /// A cluster that changes meanwhile is not judged: its watch is broken (I6).
     async fn scrub_cluster(&self, cluster: ClusterIndex, scrub: &mut Scrub) -> Result<()> {
-        self.lock().regions.watch(cluster);
+        let watch = {
+            let mut state = self.lock();
+            if state.allocator.count(cluster) == 0 {
+                return Ok(());
+            }
+            state.regions.watch(cluster)
+        };
         let expected = match self.hash_of(cluster).await {
             Ok(expected) => expected,
             Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.lock().regions.unwatch(cluster, watch);
                 scrub.damage.push(self.damage_at(cluster, error.to_string()));
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
         let Some(expected) = expected else {
-            self.lock().regions.break_watch(cluster);
+            self.lock().regions.unwatch(cluster, watch);
             scrub.clusters_skipped_untrusted += 1;
             return Ok(());
         };
@@ -300,7 +307,7 @@ impl<D: Directory> Pool<D> {
             Ok(_) => Some(format!("data at {} does not match its hash", cluster.data_offset())),
             Err(error) => Some(error.to_string()),
         };
-        let unchanged = self.lock().regions.unwatch(cluster);
+        let unchanged = self.lock().regions.unwatch(cluster, watch);
         if let Some(problem) = problem.filter(|_| unchanged) {
             scrub.damage.push(self.damage_at(cluster, problem));
         }

@@ -82,6 +82,10 @@ struct Hot {
     changed_ms: u64,
 }
 
+/// One observation of one cluster, from [`Regions::watch`] to [`Regions::unwatch`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Watch(u64);
+
 /// All regions.
 pub(crate) struct Regions {
     regions: Vec<RegionState>,
@@ -95,8 +99,10 @@ pub(crate) struct Regions {
     writing: BTreeMap<HashPage, u32>,
     /// Clusters being overwritten in place: untrusted, and never given as a reference (I6).
     pins: BTreeMap<ClusterIndex, u32>,
-    /// Clusters somebody observes from outside; a write planned or completed there removes them (I6).
-    watches: BTreeSet<ClusterIndex>,
+    /// Who observes which cluster from outside; a write planned or completed there breaks all its
+    /// watches (I6). Several may watch one cluster, so each has its own.
+    watches: BTreeMap<ClusterIndex, Vec<Watch>>,
+    next_watch: u64,
     pub(crate) intents_cleared: u64,
 }
 
@@ -110,7 +116,8 @@ impl Regions {
             dirty_pages: BTreeMap::new(),
             writing: BTreeMap::new(),
             pins: BTreeMap::new(),
-            watches: BTreeSet::new(),
+            watches: BTreeMap::new(),
+            next_watch: 0,
             intents_cleared: 0,
         }
     }
@@ -208,8 +215,11 @@ impl Regions {
         self.watches.remove(&cluster);
     }
 
-    pub(crate) fn watch(&mut self, cluster: ClusterIndex) {
-        self.watches.insert(cluster);
+    pub(crate) fn watch(&mut self, cluster: ClusterIndex) -> Watch {
+        let watch = Watch(self.next_watch);
+        self.next_watch += 1;
+        self.watches.entry(cluster).or_default().push(watch);
+        watch
     }
 
     /// The cluster is changed or given up: whoever watches it must not publish.
@@ -218,8 +228,15 @@ impl Regions {
     }
 
     /// Ends a watch; true if nothing happened to the cluster meanwhile.
-    pub(crate) fn unwatch(&mut self, cluster: ClusterIndex) -> bool {
-        self.watches.remove(&cluster)
+    pub(crate) fn unwatch(&mut self, cluster: ClusterIndex, watch: Watch) -> bool {
+        let Some(watches) = self.watches.get_mut(&cluster) else { return false };
+        let before = watches.len();
+        watches.retain(|other| *other != watch);
+        let unbroken = watches.len() < before;
+        if watches.is_empty() {
+            self.watches.remove(&cluster);
+        }
+        unbroken
     }
 
     /// The cluster's content has this hash from now on.

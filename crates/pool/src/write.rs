@@ -90,7 +90,9 @@ impl State {
                     self.regions.pin(cluster);
                     self.regions.write_planned(cluster.region(), self.now_ms);
                 }
+                // A reserved place may be watched, and may come to be while it is written.
                 Target::Fresh(cluster) => {
+                    self.regions.break_watch(cluster);
                     self.request_intent(cluster.region());
                     self.regions.write_planned(cluster.region(), self.now_ms);
                 }
@@ -279,6 +281,7 @@ impl State {
                     }
                 }
                 (Target::Fresh(cluster), content) => {
+                    self.regions.break_watch(cluster);
                     self.regions.write_ended(cluster.region());
                     self.complete_fresh(extent, slot, cluster, content, written);
                 }

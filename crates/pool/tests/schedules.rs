@@ -1,0 +1,77 @@
+//! Schedules that once broke a rule of the engine, each told as what must hold instead.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod machine;
+
+use blockyard_block::{BlockDevice, ZeroOptions};
+use machine::{Machine, client, name, pattern, read, write};
+use std::sync::Arc;
+
+/// Each in a region of its own, so that there is much to hash again.
+const EXTENTS: u64 = 16;
+
+#[test]
+fn a_reserved_place_written_while_it_is_hashed_again_gets_the_hash_of_what_was_written() {
+    for seed in 0..60 {
+        let mut machine = Machine::new(seed);
+        let pool = machine.open();
+        machine.run(async move {
+            pool.create_image(&name("a"), 64 << 20, 1).await.unwrap();
+            let volume = pool.open_image(&name("a"), client(true)).unwrap();
+            for extent in 0..EXTENTS {
+                write(&volume, extent << 22, &pattern(1, 8 * 4096)).await;
+            }
+            volume.flush().await.unwrap();
+        });
+        machine.executor.cut_power();
+        let pool = machine.open();
+        let user = Arc::clone(&pool);
+        machine.run(async move {
+            let volume = user.open_image(&name("a"), client(true)).unwrap();
+            let keep = ZeroOptions { keep_place: true, fua: false };
+            for extent in 0..EXTENTS {
+                volume.write_zeroes(extent << 22, 8 * 4096, keep).await.unwrap();
+                write(&volume, extent << 22, &pattern(2, 8 * 4096)).await;
+            }
+        });
+        machine.pass(&pool, 5_000);
+        machine.run(async move {
+            let scrub = pool.scrub(|_| true).await.unwrap();
+            assert!(scrub.damage.is_empty(), "seed {seed}: {:?}", scrub.damage);
+        });
+    }
+}
+
+#[test]
+fn a_digest_asked_for_during_a_write_is_not_remembered_afterwards() {
+    for seed in 0..40 {
+        let mut machine = Machine::new(seed);
+        let pool = machine.open();
+        let user = Arc::clone(&pool);
+        machine.run(async move {
+            user.create_image(&name("a"), 4 << 20, 1).await.unwrap();
+            let volume = user.open_image(&name("a"), client(true)).unwrap();
+            write(&volume, 0, &pattern(1, 4 << 20)).await;
+        });
+        machine.pass(&pool, 5_000);
+        let user = Arc::clone(&pool);
+        let volume = machine.run(async move {
+            let volume = user.open_image(&name("a"), client(true)).unwrap();
+            write(&volume, 3 << 20, &pattern(2, 4096)).await;
+            volume
+        });
+        let asker = Arc::clone(&pool);
+        drop(machine.executor.spawn(async move { drop(asker.digest(&name("a")).await) }));
+        machine.run(async move { write(&volume, 0, &pattern(3, 4096)).await });
+        machine.executor.run_until_idle();
+        machine.run(async move {
+            let after = pool.digest(&name("a")).await.unwrap();
+            pool.create_image(&name("b"), 4 << 20, 1).await.unwrap();
+            let a = pool.open_image(&name("a"), client(false)).unwrap();
+            let b = pool.open_image(&name("b"), client(true)).unwrap();
+            write(&b, 0, &read(&a, 0, 4 << 20).await).await;
+            assert_eq!(after, pool.digest(&name("b")).await.unwrap(), "seed {seed}");
+        });
+    }
+}
