@@ -86,6 +86,13 @@ impl Buffer {
         }
     }
 
+    /// Takes the right to change the bytes back, for using the memory again. `None` while others
+    /// hold the bytes, or a part of them.
+    pub fn thaw(self) -> Option<BufferMut> {
+        let Buffer { memory, start, length } = self;
+        Arc::into_inner(memory).map(|memory| BufferMut { memory, start, length })
+    }
+
     /// Whether the first byte lies on a 4 KiB boundary, as O_DIRECT wants it.
     pub fn is_aligned(&self) -> bool {
         self.as_ptr().align_offset(CLUSTER_SIZE) == 0
@@ -117,6 +124,14 @@ mod tests {
         assert!(!buffer.is_aligned());
         assert!(buffer.slice(3584..7680).is_aligned());
         assert_eq!(buffer[0], 7);
+    }
+
+    #[test]
+    fn memory_is_used_again_only_when_nobody_else_holds_it() {
+        let buffer = Buffer::copy_of(b"abcdef");
+        let part = buffer.slice(0..2);
+        assert!(buffer.thaw().is_none());
+        assert_eq!(&*part.thaw().expect("the last holder"), b"ab");
     }
 
     #[test]

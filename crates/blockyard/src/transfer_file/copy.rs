@@ -9,8 +9,9 @@ use blockyard_block::{Buffer, BufferMut, Result};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-/// The largest piece moved at once: long enough for disks, short enough for caches.
-pub(super) const CHUNK_BYTES: u64 = 1 << 20;
+/// The largest piece moved at once: long enough for disks, and short enough to be in the
+/// processor's cache still when it is hashed.
+pub(super) const CHUNK_BYTES: u64 = 512 << 10;
 
 /// Where the data goes. Everything that is not written reads zero afterwards.
 pub(super) trait Sink: Sync {
@@ -38,9 +39,11 @@ pub(super) fn copy(
     progress.set_total(shape.size);
     let plan = Mutex::new(Plan { source, shape, position: 0, ended: false });
     let work = || {
+        let mut memory = Memory::default();
         while let Some(chunk) = next_chunk(&plan, progress)? {
             let length = chunk.range.end - chunk.range.start;
-            let moved = move_chunk(source, sink, chunk.range)
+            let moved = memory
+                .move_chunk(source, sink, chunk.range)
                 .and_then(|()| progress.add_data(length, chunk.counts));
             if moved.is_err() {
                 lock(&plan).ended = true;
@@ -123,12 +126,32 @@ impl Plan<'_> {
     }
 }
 
-fn move_chunk(source: &dyn Source, sink: &dyn Sink, chunk: Range<u64>) -> Result<()> {
-    let mut buffer = BufferMut::zeroed((chunk.end - chunk.start) as usize);
-    // The sink is whole sectors; what the last one has beyond the source is zero.
-    let inside = chunk.end.min(source.size()) - chunk.start;
-    source.read(chunk.start, &mut buffer[..inside as usize])?;
-    sink.write(chunk.start, buffer.freeze())
+/// One thread's buffer, used for chunk after chunk: fresh memory would have to be cleared, and would
+/// not be in the processor's cache.
+#[derive(Default)]
+struct Memory {
+    spare: Option<BufferMut>,
+}
+
+impl Memory {
+    fn move_chunk(
+        &mut self,
+        source: &dyn Source,
+        sink: &dyn Sink,
+        chunk: Range<u64>,
+    ) -> Result<()> {
+        let mut buffer =
+            self.spare.take().unwrap_or_else(|| BufferMut::zeroed(CHUNK_BYTES as usize));
+        let length = (chunk.end - chunk.start) as usize;
+        // The sink is whole sectors; what the last one has beyond the source is zero.
+        let inside = (chunk.end.min(source.size()) - chunk.start) as usize;
+        source.read(chunk.start, &mut buffer[..inside])?;
+        buffer[inside..length].fill(0);
+        let buffer = buffer.freeze();
+        sink.write(chunk.start, buffer.slice(0..length))?;
+        self.spare = buffer.thaw();
+        Ok(())
+    }
 }
 
 #[cfg(test)]
