@@ -25,7 +25,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use sockets::{Access, BoundSocket};
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use storage::Storage;
@@ -40,6 +40,10 @@ const IN_FLIGHT_TIME: Duration = Duration::from_secs(10);
 const API_TIME: Duration = Duration::from_secs(2);
 /// After this long a stop is ended hard.
 const STOP_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// Signals this close together are one: sudo, timeout and terminals send theirs to the process and
+/// to its group.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
 
 /// What the parts of the running daemon share.
 pub(crate) struct Daemon {
@@ -138,13 +142,15 @@ fn announce(plan: &Plan) {
     notify::ready();
 }
 
-/// From now on a second signal, or too long a wait, ends the process where it stands.
+/// A second signal, or too long a wait, ends the process where it stands.
 fn end_hard_if_impatient() -> Result<()> {
+    let armed = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
-        let armed = Arc::new(AtomicBool::new(true));
-        signal_hook::flag::register_conditional_shutdown(signal, 1, armed)?;
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&armed))?;
     }
-    let limit = || {
+    let limit = move || {
+        thread::sleep(SAME_SIGNAL);
+        armed.store(true, Ordering::Relaxed);
         thread::sleep(STOP_TIME_MAX);
         tracing::error!("could not stop in time: ended before the pool was closed");
         std::process::exit(1);

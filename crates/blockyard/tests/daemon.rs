@@ -45,6 +45,18 @@ fn both_signals_close_the_pool_in_order_and_leave_no_sockets() {
 }
 
 #[test]
+fn a_signal_sent_twice_is_one() {
+    let place = Place::new();
+    for pause_ms in [0, 1, 3, 10, 20] {
+        let mut daemon = place.serve(&[]);
+        daemon.signal(Signal::TERM);
+        std::thread::sleep(Duration::from_millis(pause_ms));
+        daemon.signal(Signal::TERM);
+        assert!(daemon.wait().success(), "after {pause_ms} ms: {}", daemon.log());
+    }
+}
+
+#[test]
 fn a_killed_daemon_is_followed_by_another_that_says_so() {
     let place = Place::new();
     place.serve(&[]).kill();
@@ -170,6 +182,15 @@ fn data_kept_elsewhere_is_found_again_without_being_named() {
     place.serve(&["--data", moved.to_str().unwrap()]).stop();
     let _daemon = place.serve(&[]);
     place.ok(&["image", "info", "web"]);
+}
+
+#[test]
+fn a_path_too_long_for_a_socket_is_refused_before_anything_is_made() {
+    let place = Place::new();
+    let pool = place.path(&"x".repeat(100));
+    let message = place.fails(2, &["serve", "--pool", pool.to_str().unwrap()]);
+    assert!(message.contains("--nbd-socket"), "{message}");
+    assert!(!pool.exists());
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! What the daemon will do, with every setting decided.
 
 use crate::config::{Config, IoMode, LogFormat, ServeSettings, SocketMode};
-use blockyard_block::{Error, HashAlgorithm, Result};
+use blockyard_block::{Error, ErrorKind, HashAlgorithm, Result};
 use std::path::{Path, PathBuf};
+
+/// Room in the kernel's `sockaddr_un`, without the closing zero.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// Paths are absolute.
 #[derive(Debug)]
@@ -34,8 +37,8 @@ impl Plan {
             hash: settings.hash.map(HashAlgorithm::from),
             capacity_bytes: settings.capacity.map(|size| size.0),
             io: settings.io.unwrap_or_default(),
-            nbd_socket: absolute(&nbd_socket)?,
-            api_socket: absolute(&config.api_socket()?)?,
+            nbd_socket: socket(&nbd_socket, "--nbd-socket")?,
+            api_socket: socket(&config.api_socket()?, "--api-socket")?,
             socket_owner: settings.socket_owner,
             socket_group: settings.socket_group,
             socket_mode: settings.socket_mode.map_or(0o660, |SocketMode(mode)| mode),
@@ -45,6 +48,17 @@ impl Plan {
             pool,
         })
     }
+}
+
+/// Found out before anything is made, because the kernel tells only when the socket is bound.
+fn socket(path: &Path, flag: &str) -> Result<PathBuf> {
+    let path = absolute(path)?;
+    if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+        let message =
+            format!("{} is too long for a socket; name another with {flag}", path.display());
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    }
+    Ok(path)
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {
