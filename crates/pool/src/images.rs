@@ -159,32 +159,44 @@ impl<D: Directory> Pool<D> {
     pub async fn resize_image(&self, name: &ImageName, size: u64, force: bool) -> Result<()> {
         check_size(size)?;
         let (id, old) = {
-            let state = self.lock();
+            let mut state = self.lock();
             let id = state.find(name)?;
-            let record = &state.image(id)?.record;
-            if record.kind == ImageKind::Snapshot {
+            let image = state.image(id)?;
+            if image.record.kind == ImageKind::Snapshot {
                 return Err(Error::new(
                     ErrorKind::ReadOnly,
                     format!("{name} is a snapshot: its size is fixed"),
                 ));
             }
-            if size < record.size {
-                state.check_unused(id, force, "shrunk")?;
+            if image.shrinking_to.is_some() {
+                return Err(Error::new(ErrorKind::Busy, format!("{name} is being resized")));
             }
-            (id, record.size)
+            let old = image.record.size;
+            if size < old {
+                state.check_unused(id, force, "shrunk")?;
+                state.image_mut(id)?.shrinking_to = Some(size);
+            }
+            (id, old)
         };
         if size < old {
+            let _shrinking = Shrinking { pool: self, id };
             self.shrink(id, size, old).await?;
         } else {
             let pages = 2 * (self.record_length(id)? + 8 * pages_for(size));
             self.wait_metadata_room(pages + 64).await?;
-            self.lock().set_size(id, size)?;
+            let mut state = self.lock();
+            state.check_writable()?;
+            if state.image(id)?.record.size > size || state.image(id)?.shrinking_to.is_some() {
+                return Err(Error::new(ErrorKind::Busy, format!("{name} is being resized")));
+            }
+            state.set_size(id, size)?;
+            self.wake_wanted(state);
         }
         self.commit_now().await
     }
 
-    /// First the bytes beyond the new end become zero, then the size changes, in one commit; then the
-    /// map pages beyond it are swept.
+    /// First the bytes beyond the new end become zero, then the size changes; then the map pages
+    /// beyond it are swept. From before the first to after the last, writes beyond it are refused.
     async fn shrink(&self, id: ImageId, size: u64, old: u64) -> Result<()> {
         self.clear_image(id, size, old - size, Content::Hole).await?;
         let _turn = self.take_turn(id, WHOLE_IMAGE).await?;
@@ -285,6 +297,20 @@ impl<D: Directory> Pool<D> {
         let size = Arc::clone(&image.size);
         drop(state);
         Ok(Volume::new(Arc::clone(self), id, client, size))
+    }
+}
+
+/// Marks an image as being shrunk until dropped.
+struct Shrinking<'a, D: Directory> {
+    pool: &'a Pool<D>,
+    id: ImageId,
+}
+
+impl<D: Directory> Drop for Shrinking<'_, D> {
+    fn drop(&mut self) {
+        if let Ok(image) = self.pool.lock().image_mut(self.id) {
+            image.shrinking_to = None;
+        }
     }
 }
 

@@ -31,6 +31,8 @@ pub(crate) struct ImageState {
     pub(crate) record: ImageRecord,
     pub(crate) line: RangeTable,
     pub(crate) clients: Vec<Client>,
+    /// A shrink to this size is under way: nothing is let in beyond it.
+    pub(crate) shrinking_to: Option<u64>,
     /// The size as open volumes see it.
     pub(crate) size: Arc<AtomicU64>,
 }
@@ -578,7 +580,8 @@ impl State {
             self.names.insert(record.name.clone(), id);
         }
         let size = Arc::new(AtomicU64::new(record.size));
-        let image = ImageState { record, line: RangeTable::default(), clients: Vec::new(), size };
+        let (line, clients) = (RangeTable::default(), Vec::new());
+        let image = ImageState { record, line, clients, shrinking_to: None, size };
         self.images.insert(id, image);
         self.touch(RecordKey::Image(id));
     }

@@ -74,6 +74,7 @@ impl State {
         contents: &[Content],
     ) -> Result<Planned> {
         self.check_writable()?;
+        self.check_within(image, extent_index, first_slot + contents.len())?;
         if self.change_must_wait(image, extent_index, contents.len())? {
             return Ok(Planned::Wait(self.progress));
         }
@@ -103,6 +104,17 @@ impl State {
         self.reserved += reserved;
         let epoch = self.epochs.enter();
         Ok(Planned::Go(Plan { image, extent_index, first_slot, targets, epoch, reserved }))
+    }
+
+    /// The image may have been cut shorter since the change was let in.
+    fn check_within(&self, image: ImageId, extent_index: u64, end_slot: usize) -> Result<()> {
+        let size = self.image(image)?.record.size;
+        let end = extent_index * EXTENT_CLUSTERS as u64 + end_slot as u64;
+        if end <= size.div_ceil(CLUSTER_SIZE as u64) {
+            return Ok(());
+        }
+        let message = format!("the image was cut to {size} bytes meanwhile");
+        Err(Error::new(ErrorKind::OutOfRange, message))
     }
 
     fn change_must_wait(
@@ -333,18 +345,22 @@ impl State {
 }
 
 impl ImageState {
-    /// Refuses bytes beyond the end.
+    /// Refuses bytes beyond the end, or beyond the end there will be once a shrink is done.
     pub(crate) fn check_range(&self, offset: u64, length: u64) -> Result<()> {
+        let size = self.shrinking_to.map_or(self.record.size, |size| size.min(self.record.size));
         match offset.checked_add(length) {
-            Some(end) if end <= self.record.size => Ok(()),
+            Some(end) if end <= size => Ok(()),
             _ => Err(Error::new(
                 ErrorKind::OutOfRange,
-                format!(
-                    "{length} bytes at {offset} reach beyond the end of the image at {}",
-                    self.record.size
-                ),
+                format!("{length} bytes at {offset} reach beyond the end of the image at {size}"),
             )),
         }
+    }
+
+    /// A write that was let in before a shrink began must not leave bytes behind the new end (I11).
+    fn check_not_cut_off(&self, offset: u64, data: &[u8]) -> Result<()> {
+        let inside = self.check_range(offset, data.len() as u64);
+        if inside.is_err() && is_zero(data) { Ok(()) } else { inside }
     }
 }
 
@@ -406,6 +422,7 @@ impl<D: Directory> Pool<D> {
             offset.is_multiple_of(CLUSTER_SIZE as u64) && data.len().is_multiple_of(CLUSTER_SIZE);
         loop {
             let ticket = self.take_turn(image, clusters.clone()).await?;
+            self.lock().image(image)?.check_not_cut_off(offset, &data)?;
             let pieces = self.whole_clusters(image, offset, &data).await?;
             let contents = match hashed.take().filter(|_| aligned) {
                 Some(contents) => contents,
@@ -525,7 +542,7 @@ impl<D: Directory> Pool<D> {
     fn drop_whole_extent(&self, image: ImageId, index: u64) -> Result<bool> {
         let mut state = self.lock();
         state.check_writable()?;
-        state.image(image)?;
+        state.check_within(image, index, 1)?;
         if state.metadata_growth(image, index, 0) > state.metadata_room() {
             return Ok(false);
         }

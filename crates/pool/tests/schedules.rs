@@ -4,7 +4,7 @@
 
 mod machine;
 
-use blockyard_block::{BlockDevice, ZeroOptions};
+use blockyard_block::{BlockDevice, Buffer, ZeroOptions};
 use machine::{Machine, client, name, pattern, read, write};
 use std::sync::Arc;
 
@@ -72,6 +72,43 @@ fn a_digest_asked_for_during_a_write_is_not_remembered_afterwards() {
             let b = pool.open_image(&name("b"), client(true)).unwrap();
             write(&b, 0, &read(&a, 0, 4 << 20).await).await;
             assert_eq!(after, pool.digest(&name("b")).await.unwrap(), "seed {seed}");
+        });
+    }
+}
+
+#[test]
+fn a_write_that_a_shrink_overtakes_is_refused_and_leaves_nothing_behind_the_end() {
+    const OLD: u64 = 6 << 30;
+    const NEW: u64 = (1 << 30) + 512;
+    for seed in 0..60 {
+        let mut machine = Machine::new(seed);
+        let pool = machine.open();
+        let user = Arc::clone(&pool);
+        let volume = machine.run(async move {
+            user.create_image(&name("a"), OLD, 1).await.unwrap();
+            let volume = Arc::new(user.open_image(&name("a"), client(true)).unwrap());
+            write(&volume, NEW - 512, &pattern(1, 4096)).await;
+            volume
+        });
+        for step in 0..8 {
+            let volume = Arc::clone(&volume);
+            let offset = if step % 2 == 0 { NEW + 1024 } else { OLD - (step << 20) };
+            drop(machine.executor.spawn(async move {
+                for tag in 0..4 {
+                    let data = Buffer::copy_of(&pattern(tag, 2048));
+                    drop(volume.write(offset, data, false).await);
+                }
+            }));
+        }
+        let user = Arc::clone(&pool);
+        machine.run(async move { user.resize_image(&name("a"), NEW, true).await.unwrap() });
+        machine.executor.run_until_idle();
+        machine.run(async move {
+            pool.resize_image(&name("a"), OLD, true).await.unwrap();
+            for offset in [NEW, OLD - (1 << 20), OLD - (3 << 20), OLD - (7 << 20)] {
+                let bytes = read(&volume, offset, 3584).await;
+                assert!(bytes.iter().all(|byte| *byte == 0), "seed {seed}, at {offset}");
+            }
         });
     }
 }
