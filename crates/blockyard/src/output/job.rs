@@ -106,14 +106,14 @@ fn new_bar(what: &str, started: Instant, job: &Job) -> ProgressBar {
     bar.with_message(what.to_owned())
 }
 
-/// `import: 512.0 MiB of 2.0 GiB`
+/// `import: 512.0 MiB of 2.0 GiB`, `scrub: 512 of 1024 clusters`
 fn line(what: &str, job: &Job) -> String {
-    let amount = |value| match job.unit {
-        ProgressUnit::Bytes => crate::size::human(value),
-        ProgressUnit::Clusters => format!("{value} clusters"),
+    let (amount, unit): (fn(u64) -> String, _) = match job.unit {
+        ProgressUnit::Bytes => (crate::size::human, ""),
+        ProgressUnit::Clusters => (|count| count.to_string(), " clusters"),
     };
     match job.total {
-        Some(total) => format!("{what}: {} of {}", amount(job.done), amount(total)),
-        None => format!("{what}: {}", amount(job.done)),
+        Some(total) => format!("{what}: {} of {}{unit}", amount(job.done), amount(total)),
+        None => format!("{what}: {}{unit}", amount(job.done)),
     }
 }
