@@ -29,7 +29,8 @@ impl Output {
     pub(crate) fn print(self, data: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
         let mut out = io::stdout().lock();
         if self.json {
-            serde_json::to_writer_pretty(&mut out, data)?;
+            // As an I/O error a pipe that nobody reads any more is known for what it is.
+            serde_json::to_writer_pretty(&mut out, data).map_err(io::Error::from)?;
             out.write_all(b"\n")?;
         } else {
             out.write_all(text().as_bytes())?;

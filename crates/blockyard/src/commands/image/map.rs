@@ -32,7 +32,7 @@ fn as_json(flags: &Flags, client: &mut Client, out: &mut impl Write) -> Result<(
     each_run(flags, client, |run| {
         out.write_all(separator.as_bytes())?;
         separator = ",\n";
-        Ok(serde_json::to_writer(&mut *out, run)?)
+        Ok(serde_json::to_writer(&mut *out, run).map_err(io::Error::from)?)
     })?;
     let end = if separator == "[\n" { "[]\n" } else { "\n]\n" };
     Ok(out.write_all(end.as_bytes())?)
