@@ -131,6 +131,9 @@ impl<D: Directory> Pool<D> {
                     state.captured_is_durable(generation);
                     // The next capture may have been wanted while this one was in flight.
                     self.sync_event.notify(usize::MAX);
+                    if !state.sweeps.is_empty() {
+                        self.maintenance_event.notify(usize::MAX);
+                    }
                 }
             }
         }

@@ -22,6 +22,9 @@ pub(crate) struct Freed {
     last_user: Option<(ExtentId, usize)>,
 }
 
+/// 1 GiB of clusters, some 15 MiB of memory.
+const PENDING_MAX: usize = 256 << 10;
+
 /// Freed clusters in wait. They stay blocked in the allocator until released.
 #[derive(Default)]
 pub(crate) struct PendingFrees {
@@ -86,6 +89,12 @@ impl PendingFrees {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.clusters.is_empty()
+    }
+
+    /// So many wait that a commit must come before more are freed: what waits takes memory, and is
+    /// released under the engine's lock.
+    pub(crate) fn are_many(&self) -> bool {
+        self.clusters.len() >= PENDING_MAX
     }
 }
 

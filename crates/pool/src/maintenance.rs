@@ -144,10 +144,11 @@ impl<D: Directory> Pool<D> {
 
     fn sweep_step(&self) -> bool {
         let mut state = self.lock();
-        if state.failed.is_some() || state.metadata_room() < SWEEP_BYTES {
+        if state.failed.is_some() || state.sweeps.is_empty() {
             return false;
         }
-        let more = state.sweep(SWEEP_STEPS);
+        let crowded = state.metadata_room() < SWEEP_BYTES || state.frees.are_many();
+        let more = !crowded && state.sweep(SWEEP_STEPS);
         if !more && !state.sweeps.is_empty() {
             state.wanted.sync = true;
         }

@@ -124,7 +124,8 @@ impl State {
         length: usize,
     ) -> Result<bool> {
         self.image(image)?;
-        if self.metadata_growth(image, extent_index, length) > self.metadata_room() {
+        let growth = self.metadata_growth(image, extent_index, length);
+        if growth > self.metadata_room() || self.frees.are_many() {
             self.wanted.sync = true;
             return Ok(true);
         }
@@ -543,7 +544,8 @@ impl<D: Directory> Pool<D> {
         let mut state = self.lock();
         state.check_writable()?;
         state.check_within(image, index, 1)?;
-        if state.metadata_growth(image, index, 0) > state.metadata_room() {
+        let growth = state.metadata_growth(image, index, 0);
+        if growth > state.metadata_room() || state.frees.are_many() {
             return Ok(false);
         }
         state.drop_extent(image, index);
