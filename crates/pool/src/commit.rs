@@ -3,6 +3,7 @@
 //!
 //! One capture is in flight at a time, because the journal has two areas.
 
+use crate::frees::Generation;
 use crate::pool::Pool;
 use crate::records::RecordKey;
 use crate::regions::Intent;
@@ -151,10 +152,7 @@ impl<D: Directory> Pool<D> {
             let mut state = self.lock();
             state.check_not_failed()?;
             let dirty = !state.dirty.is_empty();
-            let target = match dirty {
-                true => state.generation,
-                false => crate::frees::Generation(state.generation.0 - 1),
-            };
+            let target = state.last_changed_generation();
             state.wanted.sync |= dirty;
             self.wake_wanted(state);
             (dirty, target)
@@ -177,7 +175,7 @@ impl<D: Directory> Pool<D> {
         let dirty = !state.dirty.is_empty() || state.bytes_since_capture > 0;
         if !dirty {
             state.dirty_since_ms = now_ms;
-        } else if now_ms.saturating_sub(state.dirty_since_ms) >= interval {
+        } else if state.closing || now_ms.saturating_sub(state.dirty_since_ms) >= interval {
             state.wanted.sync = true;
             state.dirty_since_ms = now_ms;
         }
@@ -203,7 +201,7 @@ const IDLE_MS: u64 = 100;
 
 enum Done {
     Intent(blockyard_block::RegionIndex),
-    Capture(crate::frees::Generation),
+    Capture(Generation),
 }
 
 fn item_bytes(item: &LogItem) -> usize {
@@ -224,6 +222,12 @@ pub(crate) fn store_key(key: RecordKey) -> Key {
 }
 
 impl State {
+    /// The generation that holds the last completed change of metadata.
+    pub(crate) fn last_changed_generation(&self) -> Generation {
+        let captured = u64::from(self.dirty.is_empty());
+        Generation(self.generation.0 - captured)
+    }
+
     /// For tests and the simulation: whether nothing waits to be committed.
     pub(crate) fn is_settled(&self) -> bool {
         self.dirty.is_empty() && self.log_queue.is_empty() && !self.committing

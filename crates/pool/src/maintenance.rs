@@ -30,11 +30,15 @@ impl<D: Directory> Pool<D> {
             if self.is_stopped() {
                 break;
             }
-            let failed = self.lock().failed.is_some();
+            let (round, failed) = {
+                let mut state = self.lock();
+                state.maintenance_round += 1;
+                (state.maintenance_round, state.failed.is_some())
+            };
             match if failed { Ok(false) } else { self.maintenance_step().await } {
-                Ok(true) => self.lock().maintenance_idle = false,
+                Ok(true) => {}
                 Ok(false) => {
-                    self.note_idle();
+                    self.note_idle(round);
                     futures_lite::future::or(listener, stop).await;
                 }
                 // The failure is in the state, or was noted as damage: waiting is all that is left.
@@ -44,9 +48,9 @@ impl<D: Directory> Pool<D> {
         self.task_ended();
     }
 
-    fn note_idle(&self) {
+    fn note_idle(&self, round: u64) {
         let mut state = self.lock();
-        state.maintenance_idle = true;
+        state.idle_round = round;
         if state.closing {
             state.note_progress();
         }

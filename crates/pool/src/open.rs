@@ -131,15 +131,22 @@ impl<D: Directory> Pool<D> {
         .await;
         let committed = self.commit_now().await;
         if committed.is_ok() {
+            // A step that began before may have found nothing to do that there is now.
+            let begun = self.lock().maintenance_round;
             self.maintenance_event.notify(usize::MAX);
             self.wait_until(|state| {
                 let time_is_up = state.now_ms.saturating_sub(started_ms) > CLEARING_MS;
                 state.failed.is_some()
-                    || (state.is_settled() && (state.maintenance_idle || time_is_up))
+                    || (state.is_settled() && (state.idle_round > begun || time_is_up))
             })
             .await;
         }
-        self.lock().stopped = true;
+        {
+            let mut state = self.lock();
+            state.stopped = true;
+            state.note_progress();
+            self.wake_wanted(state);
+        }
         for event in [&self.stop_event, &self.sync_event, &self.log_event, &self.maintenance_event]
         {
             event.notify(usize::MAX);

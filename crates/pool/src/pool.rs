@@ -8,7 +8,7 @@ use crate::frees::Generation;
 use crate::ranges::Ticket;
 use crate::state::State;
 use crate::store::Store;
-use blockyard_block::{HashAlgorithm, ImageId, Result};
+use blockyard_block::{Error, ErrorKind, HashAlgorithm, ImageId, Result};
 use blockyard_io::Directory;
 use event_listener::Event;
 use std::future::poll_fn;
@@ -109,7 +109,7 @@ impl<D: Directory> Pool<D> {
         }
     }
 
-    /// Waits until the capture of `generation` is durable, or the pool has failed.
+    /// Waits until the capture of `generation` is durable, or will never be.
     pub(crate) async fn wait_durable(&self, generation: Generation) -> Result<()> {
         loop {
             let listener = self.progress_event.listen();
@@ -119,6 +119,9 @@ impl<D: Directory> Pool<D> {
                     return Ok(());
                 }
                 state.check_not_failed()?;
+                if state.stopped {
+                    return Err(Error::new(ErrorKind::ShutDown, "the daemon has shut down"));
+                }
             }
             listener.await;
         }
@@ -129,8 +132,8 @@ impl<D: Directory> Pool<D> {
         let generation = {
             let mut state = self.lock();
             state.check_not_failed()?;
-            state.wanted.sync = true;
-            let generation = state.generation;
+            let generation = state.last_changed_generation();
+            state.wanted.sync |= generation == state.generation;
             self.wake_wanted(state);
             generation
         };

@@ -112,3 +112,26 @@ fn a_write_that_a_shrink_overtakes_is_refused_and_leaves_nothing_behind_the_end(
         });
     }
 }
+
+#[test]
+fn a_pool_that_was_shut_down_right_after_a_write_has_nothing_to_hash_again() {
+    for seed in 0..40 {
+        let mut machine = Machine::new(seed);
+        let pool = machine.open();
+        let user = Arc::clone(&pool);
+        machine.run(async move {
+            user.create_image(&name("a"), 8 << 20, 1).await.unwrap();
+            let volume = user.open_image(&name("a"), client(true)).unwrap();
+            write(&volume, 0, &pattern(2, 5 << 20)).await;
+        });
+        machine.pass(&pool, 1_000);
+        machine.run(async move {
+            let volume = pool.open_image(&name("a"), client(true)).unwrap();
+            write(&volume, 0, &pattern(1, 5 << 20)).await;
+            pool.shutdown().await.unwrap();
+        });
+        machine.executor.cut_power();
+        let status = machine.open().status().unwrap();
+        assert_eq!((status.clusters_untrusted, status.regions_with_intent), (0, 0), "seed {seed}");
+    }
+}
