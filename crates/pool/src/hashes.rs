@@ -177,7 +177,11 @@ impl<D: Directory> Pool<D> {
     }
 
     pub(crate) async fn sync_data(&self) -> Result<()> {
-        self.data.sync().await.map_err(|error| self.sync_failed("data", error))
+        self.data.sync().await.map_err(|error| {
+            // Acknowledged changes refer to clusters whose data may be lost, or another's still.
+            self.lock().journal.clear();
+            self.sync_failed("data", error)
+        })
     }
 
     async fn sync_hashes(&self) -> Result<()> {

@@ -127,9 +127,17 @@ impl Journal {
         self.used[area] = 0;
     }
 
-    /// A clean shutdown leaves nothing to replay.
+    /// Nothing is to be replayed, now or later: after a clean shutdown, or because data that the
+    /// changes refer to may be lost.
     pub(crate) fn clear(&mut self) {
-        self.memory.bytes()[..48].fill(0);
+        Journal::discard(self.memory.as_mut());
+    }
+
+    /// The same for what another process left behind.
+    pub(crate) fn discard(memory: &mut dyn Mapped) {
+        let bytes = memory.bytes();
+        let length = bytes.len().min(48);
+        bytes[..length].fill(0);
     }
 }
 

@@ -89,10 +89,15 @@ impl<D: Directory> Pool<D> {
         let identity =
             JournalIdentity { pool: pool.id, boot: options.boot_id, epoch: store.epoch() };
         let replayed = Journal::recover(journal.as_mut(), identity, pool.headers_epoch)?;
+        if let Err(error) = data.sync().await {
+            // What is replayed refers to data that is lost now, whatever a later sync says (I12).
+            Journal::discard(journal.as_mut());
+            return Err(Error::io("sync of data", error));
+        }
         let batch = replay(&mut records, replayed)?;
         raise_headers(&data, &hashes, &pool, store.epoch()).await?;
         let pool = PoolRecord { headers_epoch: store.epoch(), ..pool };
-        commit_recovered(&data, &store, &pool, batch).await?;
+        commit_recovered(&store, &pool, batch).await?;
         records.pool = Some(pool.clone());
 
         let available = directory
@@ -296,12 +301,10 @@ fn replay(
 }
 
 async fn commit_recovered<D: Directory>(
-    data: &D::Disk,
     store: &Store<D>,
     pool: &PoolRecord,
     mut batch: BTreeMap<RecordKey, Option<Vec<u8>>>,
 ) -> Result<()> {
-    data.sync().await.map_err(|error| Error::io("sync of data", error))?;
     // Intents first: they are true on their own, and may be many.
     let intents: Vec<RecordKey> =
         batch.keys().filter(|key| matches!(key, RecordKey::Region(_))).copied().collect();
