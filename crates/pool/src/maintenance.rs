@@ -161,10 +161,12 @@ impl<D: Directory> Pool<D> {
         more
     }
 
-    /// True if it went well; a failed one is tried again when more of the log is used.
+    /// True if one was made; a failed one is tried again when more of the log is used. Of a small log
+    /// the segment in use may be half: then there is nothing to fold.
     async fn checkpoint(&self) -> bool {
+        let before = self.store.stats().checkpoints;
         match self.store.checkpoint().await {
-            Ok(()) => true,
+            Ok(()) => self.store.stats().checkpoints > before,
             Err(error) => {
                 if self.store.failure().is_some() {
                     self.fail(&error);
