@@ -12,43 +12,77 @@ use blockyard_block::{
 };
 use blockyard_io::{Directory, Disk};
 
+/// What is known of a cluster's content without reading it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    Hash(ContentHash),
+    Untrusted,
+}
+
+/// A page of the hash table as it was read.
+pub(crate) struct PageCopy {
+    page: HashPage,
+    checksum: u32,
+    bytes: BufferMut,
+}
+
 /// Regions cleared with one pair of syncs.
 const CLEAR_BATCH: usize = 64;
 
 impl<D: Directory> Pool<D> {
     /// The hash of an allocated cluster, if it is trusted. Reads at most a page of hashes.
     pub(crate) async fn hash_of(&self, cluster: ClusterIndex) -> Result<Option<ContentHash>> {
-        {
-            let state = self.lock();
-            if !state.regions.is_trusted(cluster) {
-                return Ok(None);
-            }
-            if let Some(hash) = state.regions.pending(cluster) {
-                return Ok(Some(hash));
-            }
+        match self.known_cluster(cluster, &mut None).await? {
+            Known::Hash(hash) => Ok(Some(hash)),
+            Known::Untrusted => Ok(None),
         }
-        let page = self.read_hash_page(HashPage::of(cluster)).await?;
+    }
+
+    /// What is known of an allocated cluster's content. `copy` is the page of hashes that was read last,
+    /// kept for the clusters that follow.
+    pub(crate) async fn known_cluster(
+        &self,
+        cluster: ClusterIndex,
+        copy: &mut Option<PageCopy>,
+    ) -> Result<Known> {
+        loop {
+            if let Some(known) = self.known_from(cluster, copy.as_ref()) {
+                return Ok(known);
+            }
+            *copy = Some(self.read_hash_page(HashPage::of(cluster)).await?);
+        }
+    }
+
+    /// The same without I/O, if memory and the copy suffice. A copy counts only while its page has that
+    /// checksum: once the page is written anew, hashes that waited do so no longer.
+    fn known_from(&self, cluster: ClusterIndex, copy: Option<&PageCopy>) -> Option<Known> {
         let state = self.lock();
         if !state.regions.is_trusted(cluster) {
-            return Ok(None);
+            return Some(Known::Untrusted);
         }
-        Ok(Some(state.regions.pending(cluster).unwrap_or_else(|| hash_in_page(&page, cluster))))
+        if let Some(hash) = state.regions.pending(cluster) {
+            return Some(Known::Hash(hash));
+        }
+        let page = HashPage::of(cluster);
+        let copy = copy.filter(|copy| copy.page == page)?;
+        let current = state.regions.page_checksums(page).contains(&copy.checksum);
+        current.then(|| Known::Hash(hash_in_page(&copy.bytes, cluster)))
     }
 
     /// A page of the hash table that matches its checksum.
-    pub(crate) async fn read_hash_page(&self, page: HashPage) -> Result<BufferMut> {
+    async fn read_hash_page(&self, page: HashPage) -> Result<PageCopy> {
         let mut before = self.lock().regions.page_checksums(page);
         loop {
-            let (result, buffer) =
+            let (result, bytes) =
                 self.hashes.read(page.offset(), BufferMut::zeroed(CLUSTER_SIZE)).await;
             result.map_err(|error| {
                 Error::io(format!("read of hashes at {}", page.offset()), error)
             })?;
-            let checksum = crc32c::crc32c(&buffer);
+            let checksum = crc32c::crc32c(&bytes);
             let state = self.lock();
             let after = state.regions.page_checksums(page);
-            if before.contains(&checksum) || after.contains(&checksum) {
-                return Ok(buffer);
+            if after.contains(&checksum) {
+                return Ok(PageCopy { page, checksum, bytes });
             }
             if before == after && !state.regions.is_being_written(page) {
                 return Err(damaged_page(page));
@@ -65,7 +99,7 @@ impl<D: Directory> Pool<D> {
             (state.regions.pending_of(page), !state.regions.page_checksums(page).is_empty())
         };
         let mut buffer = match known && waiting.len() < PAGE_HASHES {
-            true => self.read_hash_page(page).await?,
+            true => self.read_hash_page(page).await?.bytes,
             false => BufferMut::zeroed(CLUSTER_SIZE),
         };
         for (cluster, hash) in &waiting {
@@ -260,8 +294,8 @@ impl<D: Directory> Pool<D> {
             return;
         }
         for ((cluster, watch), hash) in watched.iter().zip(hashes) {
-            let unchanged = state.regions.unwatch(*cluster, *watch)
-                || crate::breaks::broken("I6-no-watch");
+            let unchanged =
+                state.regions.unwatch(*cluster, *watch) || crate::breaks::broken("I6-no-watch");
             if unchanged && state.allocator.count(*cluster) > 0 {
                 state.regions.publish(*cluster, hash);
             }
@@ -288,7 +322,7 @@ fn consecutive(watched: &[Watched]) -> usize {
         .count()
 }
 
-pub(crate) fn hash_in_page(page: &[u8], cluster: ClusterIndex) -> ContentHash {
+fn hash_in_page(page: &[u8], cluster: ClusterIndex) -> ContentHash {
     let at = (cluster.0 % PAGE_HASHES as u64) as usize * 32;
     let mut hash = [0; 32];
     hash.copy_from_slice(&page[at..at + 32]);

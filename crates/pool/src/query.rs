@@ -1,18 +1,15 @@
 //! Questions that read no data: digest, map, status; and scrub, which reads all of it.
 
 use crate::extent::{Extent, Slot};
-use crate::hashes::hash_in_page;
+use crate::hashes::Known;
 use crate::pool::Pool;
 use crate::records::FORMAT_VERSION;
-use crate::regions::HashPage;
 use crate::types::{Damage, MapRun, MapState, PoolStatus};
 use blockyard_block::{
     CLUSTER_SIZE, ClusterIndex, ContentHash, EXTENT_CLUSTERS, EXTENT_SIZE, Error, ErrorKind,
     ExtentId, ImageName, RegionIndex, Result,
 };
 use blockyard_io::Directory;
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
 /// Progress and findings of a scrub so far.
 #[derive(Debug, Clone, Default)]
@@ -21,14 +18,6 @@ pub struct Scrub {
     pub clusters_total: u64,
     pub clusters_skipped_untrusted: u64,
     pub damage: Vec<Damage>,
-}
-
-/// A slot's content as far as known.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Known {
-    Zero,
-    Hash(ContentHash),
-    Untrusted,
 }
 
 impl<D: Directory> Pool<D> {
@@ -75,9 +64,9 @@ impl<D: Directory> Pool<D> {
         let mut bytes = Vec::with_capacity(32 * EXTENT_CLUSTERS);
         for known in self.known_slots(&extent).await? {
             match known {
-                Known::Zero => bytes.extend_from_slice(&[0; 32]),
-                Known::Hash(hash) => bytes.extend_from_slice(&hash.0),
-                Known::Untrusted => {
+                None => bytes.extend_from_slice(&[0; 32]),
+                Some(Known::Hash(hash)) => bytes.extend_from_slice(&hash.0),
+                Some(Known::Untrusted) => {
                     let untrusted = self.status()?.clusters_untrusted;
                     return Err(Error::new(
                         ErrorKind::Busy,
@@ -99,44 +88,17 @@ impl<D: Directory> Pool<D> {
     }
 
     /// What is known of each slot's content; each hash page is read once.
-    async fn known_slots(&self, extent: &Extent) -> Result<Vec<Known>> {
-        let mut known = vec![Known::Zero; EXTENT_CLUSTERS];
-        let mut pages = BTreeMap::new();
+    async fn known_slots(&self, extent: &Extent) -> Result<Vec<Option<Known>>> {
+        let mut known = vec![None; EXTENT_CLUSTERS];
+        let mut copy = None;
         for (slot, length, target) in extent.runs() {
             let Slot::Data(first) = target else { continue };
             for step in 0..length {
-                known[slot + step] =
-                    self.known_cluster(first.offset_by(step as u64), &mut pages).await?;
+                let cluster = first.offset_by(step as u64);
+                known[slot + step] = Some(self.known_cluster(cluster, &mut copy).await?);
             }
         }
         Ok(known)
-    }
-
-    async fn known_cluster(
-        &self,
-        cluster: ClusterIndex,
-        pages: &mut BTreeMap<HashPage, blockyard_block::BufferMut>,
-    ) -> Result<Known> {
-        if let Some(known) = self.known_in_memory(cluster) {
-            return Ok(known);
-        }
-        let page = HashPage::of(cluster);
-        let bytes = match pages.entry(page) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(self.read_hash_page(page).await?),
-        };
-        // A write may have been completed while the page was read: memory is newer.
-        Ok(self
-            .known_in_memory(cluster)
-            .unwrap_or_else(|| Known::Hash(hash_in_page(bytes, cluster))))
-    }
-
-    fn known_in_memory(&self, cluster: ClusterIndex) -> Option<Known> {
-        let state = self.lock();
-        if !state.regions.is_trusted(cluster) {
-            return Some(Known::Untrusted);
-        }
-        state.regions.pending(cluster).map(Known::Hash)
     }
 
     /// The map from `offset` (rounded down to a cluster) to the end of its extent: at most 1024
@@ -165,7 +127,7 @@ impl<D: Directory> Pool<D> {
             let state = match (&extent, &known) {
                 (None, _) => MapState::Zero,
                 (Some(extent), known) => {
-                    map_state(extent.slot(slot), known.as_ref().map(|known| known[slot]))
+                    map_state(extent.slot(slot), known.as_ref().and_then(|known| known[slot]))
                 }
             };
             let length = size.min(image_size - cluster * size);
@@ -233,12 +195,11 @@ impl<D: Directory> Pool<D> {
         let mut seen = std::collections::HashSet::new();
         for region in 1..self.region_count() {
             let region = RegionIndex(region);
-            let mut pages = BTreeMap::new();
+            let mut copy = None;
             for cluster in self.clusters_in_use(region) {
-                match self.known_cluster(cluster, &mut pages).await? {
+                match self.known_cluster(cluster, &mut copy).await? {
                     Known::Hash(hash) => drop(seen.insert(hash)),
                     Known::Untrusted => return Ok(None),
-                    Known::Zero => {}
                 }
             }
         }
