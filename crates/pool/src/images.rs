@@ -1,15 +1,15 @@
 //! Images: making, importing, removing, renaming, resizing, snapshots and clones. Each answers when its
 //! change is durable; cut off before, it has not happened.
 
+use crate::extent::Slot;
 use crate::pool::{Pool, Turn};
 use crate::records::{IMAGE_SIZE_MAX, ImageRecord, pages_for};
 use crate::state::{State, Sweep};
 use crate::types::{Client, ImageInfo, ImageKind};
 use crate::volume::Volume;
-use crate::write::Content;
 use blockyard_block::{
-    CLUSTER_SIZE, EXTENT_SIZE, Error, ErrorKind, ImageId, ImageName, MAP_PAGE_EXTENTS, Result,
-    SECTOR_SIZE,
+    CLUSTER_SIZE, EXTENT_CLUSTERS, EXTENT_SIZE, Error, ErrorKind, ImageId, ImageName,
+    MAP_PAGE_EXTENTS, Result, SECTOR_SIZE,
 };
 use blockyard_io::Directory;
 use std::sync::Arc;
@@ -180,7 +180,7 @@ impl<D: Directory> Pool<D> {
         };
         if size < old {
             let _shrinking = Shrinking { pool: self, id };
-            self.shrink(id, size, old).await?;
+            self.shrink(id, size).await?;
         } else {
             let pages = 2 * (self.record_length(id)? + 8 * pages_for(size));
             self.wait_metadata_room(pages + 64).await?;
@@ -190,22 +190,25 @@ impl<D: Directory> Pool<D> {
                 return Err(Error::new(ErrorKind::Busy, format!("{name} is being resized")));
             }
             state.set_size(id, size)?;
+            state.seal();
             self.wake_wanted(state);
         }
         self.commit_now().await
     }
 
-    /// First the bytes beyond the new end become zero, then the size changes; then the map pages
-    /// beyond it are swept. From before the first to after the last, writes beyond it are refused.
-    async fn shrink(&self, id: ImageId, size: u64, old: u64) -> Result<()> {
-        self.clear_image(id, size, old - size, Content::Hole).await?;
-        let _turn = self.take_turn(id, WHOLE_IMAGE).await?;
-        self.wait_metadata_room(2 * self.record_length(id)? + 64).await?;
-        let mut state = self.lock();
-        state.check_writable()?;
-        state.set_size(id, size)?;
-        self.wake_wanted(state);
-        Ok(())
+    /// The size, the map beyond it and the cluster that it cuts change in one transaction: a crash
+    /// leaves the image as it was or cut (I11). Writes beyond the new end are refused meanwhile.
+    async fn shrink(&self, id: ImageId, size: u64) -> Result<()> {
+        loop {
+            let turn = self.take_turn(id, WHOLE_IMAGE).await?;
+            match self.cut_image(id, size).await? {
+                Ok(()) => return Ok(()),
+                Err(seen) => {
+                    drop(turn);
+                    self.wait_for_progress(seen).await;
+                }
+            }
+        }
     }
 
     /// A read-only image of the content at this moment.
@@ -377,8 +380,22 @@ impl State {
             self.sweeps.push_back((generation, Sweep::Page(page)));
         }
         self.touch(crate::records::RecordKey::Image(id));
-        self.seal();
         Ok(())
+    }
+
+    /// Takes everything beyond a size out of an image and sets the size. What a cluster that the
+    /// new end cuts holds beyond it is the caller's business. Whole extents are swept later.
+    pub(crate) fn cut_map(&mut self, id: ImageId, size: u64) -> Result<()> {
+        let clusters = size.div_ceil(CLUSTER_SIZE as u64);
+        let (index, slot) = (clusters / EXTENT_CLUSTERS as u64, clusters % EXTENT_CLUSTERS as u64);
+        if slot > 0 && self.extent_at(&self.image(id)?.record, index).is_some() {
+            let extent = self.own_extent(id, index);
+            for slot in slot as usize..EXTENT_CLUSTERS {
+                self.set_slot(extent, slot, Slot::Zero);
+            }
+        }
+        self.drop_extents_from(id, clusters.div_ceil(EXTENT_CLUSTERS as u64));
+        self.set_size(id, size)
     }
 
     fn describe(&self, id: ImageId) -> Option<ImageInfo> {

@@ -514,6 +514,26 @@ impl State {
         self.drop_extent_hold(extent);
     }
 
+    /// Takes all extents from `index` to the end of its page out of an image. Their holds are given
+    /// up by the sweeper, once that is durable.
+    pub(crate) fn drop_extents_from(&mut self, image: ImageId, index: u64) {
+        let page_index = (index / MAP_PAGE_EXTENTS as u64) as usize;
+        let within = (index % MAP_PAGE_EXTENTS as u64) as usize;
+        let Some(page) = self.images[&image].record.pages.get(page_index).copied().flatten() else {
+            return;
+        };
+        let dropped: Vec<(usize, ExtentId)> =
+            self.pages[&page].page.iter().filter(|(at, _)| *at >= within).collect();
+        if within == 0 || dropped.is_empty() {
+            return;
+        }
+        let page = self.own_page(image, page_index);
+        for (at, extent) in dropped {
+            self.set_page_entry(page, at, None);
+            self.sweeps.push_back((self.generation, Sweep::Extent(extent)));
+        }
+    }
+
     /// One reference less; at zero the cluster waits to be free (I3).
     fn drop_reference(
         &mut self,

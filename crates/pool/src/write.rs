@@ -21,6 +21,8 @@ use blockyard_io::{Directory, Disk};
 pub(crate) enum Content {
     /// Data with this hash.
     Data(ContentHash),
+    /// The same, but what is there stays until the change is committed.
+    DataAnew(ContentHash),
     /// All zero: the space is given back, except a reserved slot's, which keeps its place.
     Zero,
     /// All zero, and the space is given back even of a reserved slot.
@@ -187,7 +189,9 @@ impl State {
                 (Content::Zero | Content::Reserved, Slot::Reserved(_)) => Target::Keep,
                 (Content::Reserved, Slot::Data(old)) if sole(old) => Target::Reserve(old),
                 (Content::Zero | Content::Hole, _) => Target::Zero,
-                (Content::Data(_) | Content::Reserved, _) => Target::Fresh(NOWHERE),
+                (Content::Data(_) | Content::DataAnew(_) | Content::Reserved, _) => {
+                    Target::Fresh(NOWHERE)
+                }
             });
         }
         if missing.is_empty() {
@@ -222,6 +226,7 @@ impl State {
             let keep_only = contents[step] == Content::Reserved;
             let home = self.extents[&extent].extent.home.map(|home| home.cluster(slot));
             if let Some(place) = home
+                && !matches!(contents[step], Content::DataAnew(_))
                 && self.regions.intent(place.region()) == Intent::Durable
                 && let Some(freed) = self.frees.take_back(place, (extent, slot))
             {
@@ -273,8 +278,8 @@ impl State {
         ))
     }
 
-    /// Makes a planned change visible, or takes it back if the write failed.
-    pub(crate) fn complete_change(&mut self, plan: &Plan, contents: &[Content], written: bool) {
+    /// Makes a planned change visible, or takes it back if the write failed. The caller seals.
+    fn complete_change(&mut self, plan: &Plan, contents: &[Content], written: bool) {
         let extent = self
             .images
             .get(&plan.image)
@@ -316,7 +321,6 @@ impl State {
         if self.epochs.leave(plan.epoch) && self.release_frees() {
             self.note_progress();
         }
-        self.seal();
     }
 
     fn publish(&mut self, cluster: ClusterIndex, hash: ContentHash) {
@@ -335,7 +339,7 @@ impl State {
         let was_reserved =
             extent.is_some_and(|id| self.extents[&id].extent.slot(slot) == Slot::Reserved(cluster));
         match (extent, content) {
-            (Some(extent), Content::Data(hash)) if written => {
+            (Some(extent), Content::Data(hash) | Content::DataAnew(hash)) if written => {
                 self.set_slot(extent, slot, Slot::Data(cluster));
                 self.publish(cluster, hash);
             }
@@ -356,12 +360,6 @@ impl ImageState {
                 format!("{length} bytes at {offset} reach beyond the end of the image at {size}"),
             )),
         }
-    }
-
-    /// A write that was let in before a shrink began must not leave bytes behind the new end (I11).
-    fn check_not_cut_off(&self, offset: u64, data: &[u8]) -> Result<()> {
-        let inside = self.check_range(offset, data.len() as u64);
-        if inside.is_err() && is_zero(data) { Ok(()) } else { inside }
     }
 }
 
@@ -388,6 +386,17 @@ impl<D: Directory> Unfinished<'_, D> {
     fn finish(self, written: bool) {
         self.pool.complete(self.plan, self.contents, written);
         std::mem::forget(self);
+    }
+
+    /// Makes the written change visible together with another one.
+    fn finish_with(self, other: impl FnOnce(&mut State) -> Result<()>) -> Result<()> {
+        let mut state = self.pool.lock();
+        state.complete_change(self.plan, self.contents, true);
+        let result = other(&mut state);
+        state.seal();
+        self.pool.wake_wanted(state);
+        std::mem::forget(self);
+        result
     }
 }
 
@@ -423,7 +432,8 @@ impl<D: Directory> Pool<D> {
             offset.is_multiple_of(CLUSTER_SIZE as u64) && data.len().is_multiple_of(CLUSTER_SIZE);
         loop {
             let ticket = self.take_turn(image, clusters.clone()).await?;
-            self.lock().image(image)?.check_not_cut_off(offset, &data)?;
+            // The image may have been shrunk while this waited.
+            self.lock().image(image)?.check_range(offset, data.len() as u64)?;
             let pieces = self.whole_clusters(image, offset, &data).await?;
             let contents = match hashed.take().filter(|_| aligned) {
                 Some(contents) => contents,
@@ -465,7 +475,57 @@ impl<D: Directory> Pool<D> {
     fn complete(&self, plan: &Plan, contents: &[Content], written: bool) {
         let mut state = self.lock();
         state.complete_change(plan, contents, written);
+        state.seal();
         self.wake_wanted(state);
+    }
+
+    /// Writes the cluster that a new end of the image cuts to another place, zeros beyond the end,
+    /// and changes the map in the same transaction (I11). The caller has the turn for the image.
+    /// `Err(seen)` of the inner result: nothing was done, something must be waited for.
+    pub(crate) async fn cut_image(&self, image: ImageId, size: u64) -> Result<Result<(), u64>> {
+        let (cluster, kept) = (size / CLUSTER_SIZE as u64, (size % CLUSTER_SIZE as u64) as usize);
+        let has_data = kept > 0 && {
+            let state = self.lock();
+            matches!(state.run_at(&state.image(image)?.record, cluster, 1).0, Slot::Data(_))
+        };
+        if !has_data {
+            let mut state = self.lock();
+            state.check_writable()?;
+            if state.metadata_growth(image, cluster / EXTENT_CLUSTERS as u64, 1)
+                > state.metadata_room()
+            {
+                state.wanted.sync = true;
+                let seen = state.progress;
+                self.wake_wanted(state);
+                return Ok(Err(seen));
+            }
+            state.cut_map(image, size)?;
+            state.seal();
+            self.wake_wanted(state);
+            return Ok(Ok(()));
+        }
+        let mut data = self.read_for_update(image, cluster).await?;
+        data[kept..].fill(0);
+        let pieces = [Piece { data: data.freeze() }];
+        let contents: Vec<Content> = self
+            .contents(&pieces)
+            .into_iter()
+            .map(|content| match content {
+                Content::Data(hash) => Content::DataAnew(hash),
+                other => other,
+            })
+            .collect();
+        let plan = match self.plan(image, &(cluster..cluster + 1), &contents)? {
+            Planned::Go(plan) => plan,
+            Planned::Wait(seen) => return Ok(Err(seen)),
+        };
+        let unfinished = Unfinished { pool: self, plan: &plan, contents: &contents };
+        if let Err(error) = self.write_targets(&plan, &pieces).await {
+            unfinished.finish(false);
+            return Err(error);
+        }
+        unfinished.finish_with(|state| state.cut_map(image, size))?;
+        Ok(Ok(()))
     }
 
     /// Zeroes or frees a range: whole clusters become `whole`, edges are written as zeros.
