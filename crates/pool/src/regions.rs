@@ -399,11 +399,14 @@ impl Regions {
         }
     }
 
-    /// After a failed sync no hash of this run is believed any more (I12).
-    pub(crate) fn distrust_pending(&mut self) {
-        let waiting: Vec<ClusterIndex> = self.pending.keys().copied().collect();
-        for cluster in waiting {
-            self.mark_untrusted(cluster);
+    /// After a failed sync no hash of a region with an intent is believed any more (I12): what was
+    /// written since the last good sync lies in these regions, and its hashes may be on disk already.
+    pub(crate) fn distrust_written(&mut self) {
+        self.pending.clear();
+        self.dirty_pages.clear();
+        for region in &self.with_intent {
+            let hot = self.hot.entry(*region).or_default();
+            hot.untrusted = Some(Box::new(Bitmap::FULL));
         }
     }
 

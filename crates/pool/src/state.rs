@@ -359,7 +359,10 @@ impl State {
     pub(crate) fn fail(&mut self, reason: String) {
         if self.failed.is_none() {
             self.failed = Some(reason);
-            self.regions.distrust_pending();
+            self.regions.distrust_written();
+            for extent in self.extents.values_mut() {
+                extent.summary = None;
+            }
         }
     }
 

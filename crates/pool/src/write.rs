@@ -324,7 +324,10 @@ impl State {
     }
 
     fn publish(&mut self, cluster: ClusterIndex, hash: ContentHash) {
-        self.regions.publish(cluster, hash);
+        match self.failed {
+            None => self.regions.publish(cluster, hash),
+            Some(_) => self.regions.mark_untrusted(cluster),
+        }
         self.bytes_since_capture += CLUSTER_SIZE as u64;
     }
 
