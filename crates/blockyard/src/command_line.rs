@@ -1,7 +1,7 @@
 //! The whole command line as types. What a command takes is defined beside the command; parser,
 //! help, completions and man pages all come from here.
 
-use crate::commands::{completions, image, man, pool, scrub, serve};
+use crate::commands::{check, completions, image, man, pool, scrub, serve};
 use crate::config::Location;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -40,6 +40,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Pool(pool::Command),
     Scrub(scrub::Flags),
+    Check(check::Flags),
     Completions(completions::Flags),
     Man(man::Flags),
 }

@@ -1,5 +1,6 @@
 //! One file per command: what it takes, what it asks the daemon, what it prints.
 
+pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod image;
 pub(crate) mod man;
@@ -51,6 +52,7 @@ pub(crate) fn run(command_line: CommandLine) -> Result<()> {
             let config = Config::load(shared.location, flags.settings, shared.config)?;
             serve::run(&config)
         }
+        Command::Check(flags) => check::run(&flags, &shared_config(shared)?, output),
         Command::Image(command) => {
             asking(shared_config(shared)?, output, |session| image::run(&command, session))
         }

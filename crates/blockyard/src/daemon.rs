@@ -10,9 +10,9 @@ mod exports;
 pub(crate) mod jobs;
 mod log;
 mod notify;
-mod plan;
+pub(crate) mod plan;
 mod sockets;
-mod storage;
+pub(crate) mod storage;
 mod usage;
 
 use crate::config::Config;

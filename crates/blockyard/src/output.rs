@@ -1,6 +1,7 @@
 //! What the user sees: tables for people, JSON for programs, progress, errors with exit codes.
 
 pub(crate) mod job;
+pub(crate) mod progress;
 pub(crate) mod table;
 pub(crate) mod time;
 
@@ -9,6 +10,7 @@ use blockyard_block::Error;
 use serde::Serialize;
 use std::fmt;
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +69,9 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     if error.is::<Cancelled>() {
         return 130; // as shells have it for a program that Ctrl-C ended
     }
+    if error.is::<CannotTell>() {
+        return 2;
+    }
     error.downcast_ref::<Error>().map_or(1, |error| error.kind().exit_code())
 }
 
@@ -81,6 +86,16 @@ impl fmt::Display for Cancelled {
 }
 
 impl std::error::Error for Cancelled {}
+
+/// Context of whatever kept `check` from a verdict: 1 is the exit code of a bad one.
+#[derive(Debug)]
+pub(crate) struct CannotTell(pub(crate) PathBuf);
+
+impl fmt::Display for CannotTell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot tell whether {} is sound", self.0.display())
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -42,7 +42,7 @@ impl Plan {
             socket_owner: settings.socket_owner,
             socket_group: settings.socket_group,
             socket_mode: settings.socket_mode.map_or(0o660, |SocketMode(mode)| mode),
-            journal_folder: settings.journal_dir.unwrap_or_else(|| PathBuf::from("/dev/shm")),
+            journal_folder: journal_folder(settings.journal_dir),
             log_format: settings.log_format.unwrap_or_default(),
             log_filter: settings.log.unwrap_or_else(|| "info".to_owned()),
             pool,
@@ -59,6 +59,11 @@ fn socket(path: &Path, flag: &str) -> Result<PathBuf> {
         return Err(Error::new(ErrorKind::InvalidArgument, message));
     }
     Ok(path)
+}
+
+/// Where the journal is unless another folder in memory is named.
+pub(crate) fn journal_folder(named: Option<PathBuf>) -> PathBuf {
+    named.unwrap_or_else(|| PathBuf::from("/dev/shm"))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {

@@ -22,14 +22,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How long a predecessor may take to go away before it counts as alive.
-const LOCK_WAIT: Duration = Duration::from_secs(2);
+pub(crate) const LOCK_WAIT: Duration = Duration::from_secs(2);
 /// How long requests of a killed predecessor may still be in flight.
-const FENCE_WAIT: Duration = Duration::from_secs(15);
+pub(crate) const FENCE_WAIT: Duration = Duration::from_secs(15);
 /// Together the 64 MiB of log that are replayed at most.
 const LOG_SEGMENTS: u32 = 8;
 const LOG_SEGMENT_BYTES: u64 = 8 << 20;
 /// Present while a pool is being made.
-const UNFINISHED: &str = "unfinished";
+pub(crate) const UNFINISHED: &str = "unfinished";
 
 /// An open pool and what keeps others away from it.
 pub(crate) struct Storage {
@@ -50,7 +50,7 @@ impl Storage {
             make(plan, &directory)?;
         }
         let data = open_data(plan)?;
-        let journal_path = journal_path(plan)?;
+        let journal_path = journal_path(&plan.pool, &plan.journal_folder)?;
         let journal = MappedFile::open(&journal_path, HostPool::JOURNAL_BYTES as u64, FENCE_WAIT)
             .map_err(|error| Error::io("journal memory", error))
             .context("name another folder in memory with --journal-dir")?;
@@ -211,10 +211,10 @@ fn check_hash(plan: &Plan, made_with: HashAlgorithm) -> Result<()> {
 
 /// In memory that outlives the process. Named after the directory itself, so that a pool which is
 /// moved finds its journal and a copy does not find the original's.
-fn journal_path(plan: &Plan) -> Result<PathBuf> {
-    let found = fs::metadata(&plan.pool).map_err(|error| at(&plan.pool, error))?;
+pub(crate) fn journal_path(pool: &Path, folder: &Path) -> Result<PathBuf> {
+    let found = fs::metadata(pool).map_err(|error| at(pool, error))?;
     let name = format!("blockyard-{:x}-{:x}-{}", found.dev(), found.ino(), found.uid());
-    Ok(plan.journal_folder.join(name))
+    Ok(folder.join(name))
 }
 
 /// Wall clock, seconds since 1970; 0 on a host whose clock is before that.
