@@ -1,5 +1,7 @@
 //! `blockyard check` on real files: its verdicts, its exit codes, and that it leaves no trace.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod support;
 
 use serde_json::{Value, json};
