@@ -9,7 +9,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
-use support::{Daemon, Finished, NbdClient, Place, has_program, skip};
+use support::loop_device::LoopDevice;
+use support::{Daemon, Finished, NbdClient, Place};
 
 #[test]
 fn a_second_daemon_is_refused_with_the_pid_of_the_first() {
@@ -230,18 +231,10 @@ fn clients_that_only_wait_do_not_hold_up_a_stop() {
 
 #[test]
 fn data_can_lie_on_a_block_device() {
-    if !rustix::process::geteuid().is_root() {
-        return skip("loop devices need root");
-    }
-    if !has_program("losetup") {
-        return;
-    }
     let place = Place::new();
     let file = place.path("device");
     fs::File::create(&file).unwrap().set_len(64 << 20).unwrap();
-    let Some(device) = LoopDevice::attach(&file) else {
-        return skip("this machine lets nobody make loop devices");
-    };
+    let Some(device) = LoopDevice::attach(&file, &[]) else { return };
     let daemon = place.serve(&["--data", &device.path]);
     place.ok(&["image", "create", "web", "8M"]);
     assert!(NbdClient::open(&daemon, "web").write(0, &[7; 8192]));
@@ -254,24 +247,4 @@ fn data_can_lie_on_a_block_device() {
     let daemon = place.serve(&[]);
     assert_eq!(place.ok(&["image", "digest", "web"]), digest);
     daemon.stop();
-}
-
-/// Detached when dropped.
-struct LoopDevice {
-    path: String,
-}
-
-impl LoopDevice {
-    fn attach(file: &std::path::Path) -> Option<LoopDevice> {
-        let mut command = std::process::Command::new("losetup");
-        command.args(["--find", "--show"]).arg(file);
-        let attached = Finished::of(command);
-        attached.status.success().then(|| LoopDevice { path: attached.out.trim().to_owned() })
-    }
-}
-
-impl Drop for LoopDevice {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("losetup").args(["--detach", &self.path]).status();
-    }
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+pub(crate) mod loop_device;
 pub(crate) mod model;
 pub(crate) mod pipelined;
 pub(crate) mod traffic;
