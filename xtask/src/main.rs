@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod break_invariants;
+mod make_pool;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -21,12 +22,20 @@ struct Command {
     run: fn(&[String]) -> Result<bool, Unclear>,
 }
 
-const COMMANDS: &[Command] = &[Command {
-    name: "break-invariants",
-    about: "break each rule of the engine and see the simulation catch it",
-    help: break_invariants::HELP,
-    run: break_invariants::run,
-}];
+const COMMANDS: &[Command] = &[
+    Command {
+        name: "break-invariants",
+        about: "break each rule of the engine and see the simulation catch it",
+        help: break_invariants::HELP,
+        run: break_invariants::run,
+    },
+    Command {
+        name: "make-pool",
+        about: "make a large pool without data, to measure",
+        help: make_pool::HELP,
+        run: make_pool::run,
+    },
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

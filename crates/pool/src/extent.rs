@@ -127,6 +127,17 @@ impl Extent {
         Extent { home, bits: HomeBits::None, reserved: None, refs: Vec::new() }
     }
 
+    /// A record with data at these places of its home.
+    #[cfg(any(test, feature = "synthetic"))]
+    pub(crate) fn at_home(home: RegionIndex, bits: Bitmap) -> Extent {
+        let bits = match bits.count() {
+            0 => HomeBits::None,
+            EXTENT_CLUSTERS => HomeBits::All,
+            _ => HomeBits::Some(Box::new(bits)),
+        };
+        Extent { home: Some(home), bits, reserved: None, refs: Vec::new() }
+    }
+
     /// A record of the same content with another home: every slot becomes a reference.
     pub(crate) fn copy_with_home(&self, home: Option<RegionIndex>) -> Extent {
         let mut copy = Extent::empty(home);

@@ -29,6 +29,8 @@ mod records;
 mod regions;
 mod state;
 pub mod store;
+#[cfg(any(test, feature = "synthetic"))]
+pub mod synthetic;
 mod types;
 mod volume;
 mod write;

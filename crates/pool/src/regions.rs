@@ -20,6 +20,12 @@ pub(crate) const PENDING_HASH_BYTES: u64 = 64;
 /// The checksum of a page that was never written: 4096 zeros.
 static ZERO_PAGE_CHECKSUM: LazyLock<u32> = LazyLock::new(|| crc32c::crc32c(&[0; CLUSTER_SIZE]));
 
+/// The checksum of a page of the hash table that was never written.
+#[cfg(any(test, feature = "synthetic"))]
+pub(crate) fn zero_page_checksum() -> u32 {
+    *ZERO_PAGE_CHECKSUM
+}
+
 /// A page of the hash table: the hashes of 128 clusters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct HashPage(pub(crate) u64);
