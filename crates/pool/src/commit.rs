@@ -38,7 +38,7 @@ impl<D: Directory> Pool<D> {
                 futures_lite::future::or(listener, stop).await;
                 continue;
             };
-            if !crate::breaks::broken("sync-data") && self.sync_data().await.is_err() {
+            if !crate::breaks::broken("I2-commit-without-data") && self.sync_data().await.is_err() {
                 continue;
             }
             let mut state = self.lock();
@@ -158,10 +158,13 @@ impl<D: Directory> Pool<D> {
             (dirty, target)
         };
         if !dirty {
-            if !crate::breaks::broken("sync-data") {
+            if !crate::breaks::broken("I5-flush-without-data") {
                 self.sync_data().await?;
             }
             self.lock().check_not_failed()?;
+        }
+        if crate::breaks::broken("I5-flush-early") {
+            return Ok(());
         }
         self.wait_durable(target).await
     }

@@ -37,7 +37,8 @@ impl Epochs {
 
     /// Whether all I/O of `epoch` and before has finished.
     pub(crate) fn is_over(&self, epoch: Epoch) -> bool {
-        self.in_flight.first_key_value().is_none_or(|(oldest, _)| *oldest > epoch.0)
+        crate::breaks::broken("I3-ignore-readers")
+            || self.in_flight.first_key_value().is_none_or(|(oldest, _)| *oldest > epoch.0)
     }
 
     pub(crate) fn is_idle(&self) -> bool {

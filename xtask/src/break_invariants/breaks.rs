@@ -11,4 +11,67 @@ pub(super) struct Break {
 }
 
 /// Every invariant the engine keeps, and every sync it issues, has at least one entry.
-pub(super) const BREAKS: &[Break] = &[];
+pub(super) const BREAKS: &[Break] = &[
+    Break {
+        name: "I1-no-intent-wait",
+        rule: "I1",
+        what: "a trusted cluster is overwritten before its region's intent is durable",
+    },
+    Break {
+        name: "I2-commit-without-data",
+        rule: "I2",
+        what: "changes are committed without a sync of the data they refer to",
+    },
+    Break {
+        name: "I3-free-at-once",
+        rule: "I3",
+        what: "a freed cluster is reused before the commit that drops it is durable",
+    },
+    Break {
+        name: "I3-ignore-readers",
+        rule: "I3",
+        what: "a freed cluster is reused while I/O planned before is in flight",
+    },
+    Break {
+        name: "I4-clear-while-written",
+        rule: "I4",
+        what: "an intent is cleared though the region was written meanwhile",
+    },
+    Break {
+        name: "I5-flush-without-data",
+        rule: "I5",
+        what: "a flush after in-place overwrites does not sync the data",
+    },
+    Break { name: "I5-flush-early", rule: "I5", what: "a flush does not wait for the commit" },
+    Break { name: "I6-write-shared", rule: "I6", what: "a shared cluster is overwritten in place" },
+    Break {
+        name: "I6-no-watch",
+        rule: "I6",
+        what: "a cluster hashed again is published though it changed meanwhile",
+    },
+    Break {
+        name: "I7-no-order",
+        rule: "I7",
+        what: "overlapping changes do not wait for each other",
+    },
+    Break {
+        name: "I8-trust-all",
+        rule: "I8",
+        what: "after a crash, hashes behind an intent are believed",
+    },
+    Break {
+        name: "I10-enospc-early",
+        rule: "I10",
+        what: "a write fails for lack of space while freed clusters only wait for a commit",
+    },
+    Break { name: "I12-go-on", rule: "I12", what: "the pool goes on after a failed sync" },
+    Break { name: "I15-no-journal", rule: "I15", what: "acknowledged changes are not journaled" },
+    Break { name: "sync-log", rule: "I2", what: "the log is not synced" },
+    Break { name: "sync-hashes", rule: "I4", what: "the hash table is not synced" },
+    Break { name: "sync-checkpoint", rule: "I2", what: "checkpoint parts are not synced" },
+    Break {
+        name: "sync-checkpoint-names",
+        rule: "I2",
+        what: "the names of checkpoint parts are not synced",
+    },
+];
