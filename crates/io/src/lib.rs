@@ -17,7 +17,9 @@ use std::io;
 
 /// A file or block device. Offsets and lengths of engine I/O are multiples of 4096.
 ///
-/// A dropped future of `write`, `allocate`, `punch` or `set_length` leaves any part of it done.
+/// A dropped future of `write`, `allocate`, `punch` or `set_length` leaves any part of it done, and
+/// nothing more of it happens after the drop: an implementation that cannot call its I/O back must
+/// see to it that its futures are driven to their end.
 pub trait Disk: Send + Sync + 'static {
     /// Fills the whole buffer; `UnexpectedEof` when the file ends before.
     fn read(

@@ -9,7 +9,7 @@ use crate::records::RecordKey;
 use crate::regions::Intent;
 use crate::state::{LogItem, State};
 use crate::store::{Change, Key};
-use blockyard_block::{ExtentId, ImageId, Result};
+use blockyard_block::{ErrorKind, ExtentId, ImageId, Result};
 use blockyard_io::Directory;
 use std::collections::BTreeMap;
 
@@ -118,8 +118,9 @@ impl<D: Directory> Pool<D> {
                 }
             }
         }
-        let changes = changes.into_iter().map(|(key, value)| Change { key, value }).collect();
-        self.store.commit(changes).await?;
+        let changes: Vec<Change> =
+            changes.into_iter().map(|(key, value)| Change { key, value }).collect();
+        self.commit_when_there_is_room(changes).await?;
         let mut state = self.lock();
         for item in done {
             match item {
@@ -144,6 +145,28 @@ impl<D: Directory> Pool<D> {
         state.note_progress();
         self.wake_wanted(state);
         Ok(())
+    }
+
+    /// A log that is full and whose checkpoint finds no space is not dead: nothing was written, and it
+    /// is tried again with each tick. Any other error is final (I12).
+    async fn commit_when_there_is_room(&self, changes: Vec<Change>) -> Result<()> {
+        loop {
+            let listener = self.log_event.listen();
+            let stop = self.stop_event.listen();
+            let error = match self.store.commit(changes.clone()).await {
+                Ok(_) => {
+                    self.lock().commit_waits = None;
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            let may_pass = error.kind() == ErrorKind::NoSpace && self.store.failure().is_none();
+            if !may_pass || self.is_stopped() {
+                return Err(error);
+            }
+            self.lock().commit_waits = Some(format!("commits wait for space: {error}"));
+            futures_lite::future::or(listener, stop).await;
+        }
     }
 
     /// Returns when every write completed before the call is durable (I5).
@@ -188,6 +211,10 @@ impl<D: Directory> Pool<D> {
         {
             state.vouched = true;
             state.vouch_due = true;
+            self.log_event.notify(usize::MAX);
+        }
+        if state.committing {
+            // It may be waiting for space to checkpoint.
             self.log_event.notify(usize::MAX);
         }
         if now_ms / 1000 != state.space_retry_s {

@@ -33,9 +33,7 @@ impl<D: Directory> Pool<D> {
     }
 
     async fn insert(&self, record: ImageRecord) -> Result<ImageId> {
-        self.wait_metadata_room(2 * record.encoded_length() + 64).await?;
-        let mut state = self.lock();
-        state.check_writable()?;
+        let mut state = self.lock_with_room(2 * record.encoded_length() + 64).await?;
         state.check_free(&record.name)?;
         let id = state.new_image_id();
         state.insert_image(id, record);
@@ -71,10 +69,8 @@ impl<D: Directory> Pool<D> {
         let id = volume.image();
         {
             let _turn = self.take_turn(id, WHOLE_IMAGE).await?;
-            self.wait_metadata_room(2 * self.record_length(id)? + 64).await?;
-            let mut state = self.lock();
+            let mut state = self.lock_with_room(2 * self.record_length(id)? + 64).await?;
             let name = state.image(id)?.record.name.clone();
-            state.check_writable()?;
             state.check_free(&name)?;
             state.image_mut(id)?.record.hidden = false;
             state.names.insert(name, id);
@@ -95,10 +91,8 @@ impl<D: Directory> Pool<D> {
     /// given back in the background.
     pub async fn remove_image(&self, name: &ImageName, force: bool) -> Result<()> {
         let (_turn, id) = self.whole_image(name, force, "removed").await?;
-        self.wait_metadata_room(64).await?;
         {
-            let mut state = self.lock();
-            state.check_writable()?;
+            let mut state = self.lock_with_room(64).await?;
             if state.find(name)? != id {
                 return Err(Error::new(
                     ErrorKind::NotFound,
@@ -133,9 +127,7 @@ impl<D: Directory> Pool<D> {
     pub async fn rename_image(&self, name: &ImageName, new: &ImageName, force: bool) -> Result<()> {
         {
             let id = self.lock().find(name)?;
-            self.wait_metadata_room(2 * self.record_length(id)? + 512).await?;
-            let mut state = self.lock();
-            state.check_writable()?;
+            let mut state = self.lock_with_room(2 * self.record_length(id)? + 512).await?;
             state.check_unused(id, force, "renamed")?;
             if state.find(name)? != id {
                 return Err(Error::new(
@@ -183,9 +175,7 @@ impl<D: Directory> Pool<D> {
             self.shrink(id, size).await?;
         } else {
             let pages = 2 * (self.record_length(id)? + 8 * pages_for(size));
-            self.wait_metadata_room(pages + 64).await?;
-            let mut state = self.lock();
-            state.check_writable()?;
+            let mut state = self.lock_with_room(pages + 64).await?;
             if state.image(id)?.record.size > size || state.image(id)?.shrinking_to.is_some() {
                 return Err(Error::new(ErrorKind::Busy, format!("{name} is being resized")));
             }
@@ -242,15 +232,10 @@ impl<D: Directory> Pool<D> {
     ) -> Result<ImageId> {
         let source_id = self.lock().find(source)?;
         let room = 2 * self.record_length(source_id)? + 512;
-        self.wait_metadata_room(room).await?;
         let id = {
             let _turn = self.take_turn(source_id, WHOLE_IMAGE).await?;
-            let mut state = self.lock();
-            state.check_writable()?;
+            let mut state = self.lock_with_room(room).await?;
             state.check_free(name)?;
-            if state.metadata_room() < room {
-                return Err(Error::new(ErrorKind::Busy, "too much is being written: try again"));
-            }
             let record = ImageRecord {
                 name: name.clone(),
                 kind,

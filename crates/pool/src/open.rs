@@ -86,6 +86,7 @@ impl<D: Directory> Pool<D> {
         }
         let data_length =
             data.length().await.map_err(|error| Error::io("length of data", error))?;
+        lengthen_hashes(&hashes, data_length).await?;
         let identity =
             JournalIdentity { pool: pool.id, boot: options.boot_id, epoch: store.epoch() };
         let replayed = Journal::recover(journal.as_mut(), identity, pool.headers_epoch)?;
@@ -247,6 +248,19 @@ fn mismatch(file: &str, what: String) -> Error {
         ErrorKind::Corrupt,
         format!("{file} {what}; put the files of one pool, of one moment, together"),
     )
+}
+
+/// A power cut may leave the data longer than the hash table that grew before it: every region on disk
+/// has room for its hashes before anything is served.
+async fn lengthen_hashes(hashes: &impl Disk, data_length: u64) -> Result<()> {
+    let needed = data_length / EXTENT_SIZE * HASH_BLOCK_BYTES;
+    let failed = |error| Error::io("taking space for hashes", error);
+    let length = hashes.length().await.map_err(failed)?;
+    if length < needed {
+        let start = length / HASH_BLOCK_BYTES * HASH_BLOCK_BYTES;
+        hashes.allocate(start, needed - start).await.map_err(failed)?;
+    }
+    Ok(())
 }
 
 async fn drop_caches(data: &impl Disk, hashes: &impl Disk) -> Result<()> {

@@ -140,14 +140,15 @@ impl<D: Directory> Pool<D> {
         self.wait_durable(generation).await
     }
 
-    /// Waits until at least `bytes` of metadata may be added without a commit in between.
-    pub(crate) async fn wait_metadata_room(&self, bytes: usize) -> Result<()> {
+    /// The lock, once `bytes` of metadata may be added without a commit in between: whoever checks the
+    /// room and whoever uses it must be one.
+    pub(crate) async fn lock_with_room(&self, bytes: usize) -> Result<MutexGuard<'_, State>> {
         loop {
             let seen = {
                 let mut state = self.lock();
                 state.check_writable()?;
                 if state.metadata_room() >= bytes {
-                    return Ok(());
+                    return Ok(state);
                 }
                 state.wanted.sync = true;
                 let seen = state.progress;

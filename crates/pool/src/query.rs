@@ -156,6 +156,7 @@ impl<D: Directory> Pool<D> {
             })
             .sum();
         let mut activities = state.damage.clone();
+        activities.extend(state.commit_waits.clone());
         if untrusted > 0 {
             activities.push(format!("hashing again {untrusted} clusters after a crash"));
         }

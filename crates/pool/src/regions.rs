@@ -369,9 +369,10 @@ impl Regions {
         let waiting =
             self.pending.range(first..first.offset_by(EXTENT_CLUSTERS as u64)).next().is_some();
         let quiet = self.hot.get(&region).is_none_or(|hot| {
-            hot.in_flight == 0 && hot.changes == changes && hot.untrusted.is_none()
+            let broken = crate::breaks::broken("I4-clear-while-written");
+            hot.in_flight == 0 && (hot.changes == changes || broken) && hot.untrusted.is_none()
         });
-        let quiet = quiet || crate::breaks::broken("I4-clear-while-written");
+        let waiting = waiting && !crate::breaks::broken("I4-clear-while-written");
         let entry = *self.entry(region);
         if waiting || !quiet || entry.intent != Intent::Durable {
             return None;

@@ -137,6 +137,8 @@ pub(crate) struct State {
     pub(crate) maintenance_round: u64,
     pub(crate) idle_round: u64,
     pub(crate) committing: bool,
+    /// Why the commit in flight does not get on.
+    pub(crate) commit_waits: Option<String>,
     pub(crate) committed_ms: u64,
     pub(crate) vouched: bool,
     pub(crate) vouch_due: bool,
@@ -198,6 +200,7 @@ impl State {
             maintenance_round: 0,
             idle_round: 0,
             committing: false,
+            commit_waits: None,
             committed_ms: 0,
             vouched: true,
             vouch_due: false,

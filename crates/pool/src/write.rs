@@ -169,9 +169,7 @@ impl State {
             let (slot, _) = self.run_at(record, cluster, 1);
             let sole = |cluster| exclusive && self.is_sole(cluster);
             let mut needs_intent = |cluster: ClusterIndex| {
-                if self.regions.intent(cluster.region()) != Intent::Durable
-                    && !crate::breaks::broken("I1-no-intent-wait")
-                {
+                if self.regions.intent(cluster.region()) != Intent::Durable {
                     missing.push(cluster.region());
                 }
             };
@@ -194,13 +192,11 @@ impl State {
                 }
             });
         }
-        if missing.is_empty() {
-            return Ok(Some(targets));
-        }
+        let wait = !missing.is_empty() && !crate::breaks::broken("I1-no-intent-wait");
         for region in missing {
             self.request_intent(region);
         }
-        Ok(None)
+        Ok(if wait { None } else { Some(targets) })
     }
 
     /// Finds a cluster for every target that has none yet (`Fresh(NOWHERE)`), or undoes what it found: false
