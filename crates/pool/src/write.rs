@@ -192,7 +192,10 @@ impl State {
                 }
             });
         }
-        let wait = !missing.is_empty() && !crate::breaks::broken("I1-no-intent-wait");
+        if crate::breaks::broken("I1-intent-late") {
+            return Ok(Some(targets));
+        }
+        let wait = !missing.is_empty();
         for region in missing {
             self.request_intent(region);
         }
@@ -321,6 +324,9 @@ impl State {
     }
 
     fn publish(&mut self, cluster: ClusterIndex, hash: ContentHash) {
+        if crate::breaks::broken("I1-intent-late") {
+            self.request_intent(cluster.region());
+        }
         match self.failed {
             None => self.regions.publish(cluster, hash),
             Some(_) => self.regions.mark_untrusted(cluster),

@@ -13,9 +13,9 @@ pub(super) struct Break {
 /// Every invariant the engine keeps, and every sync it issues, has at least one entry.
 pub(super) const BREAKS: &[Break] = &[
     Break {
-        name: "I1-no-intent-wait",
+        name: "I1-intent-late",
         rule: "I1",
-        what: "a trusted cluster is overwritten before its region's intent is durable",
+        what: "a trusted cluster is overwritten before its region has an intent",
     },
     Break {
         name: "I2-commit-without-data",
