@@ -61,6 +61,27 @@ fn on_a_full_file_system_a_pool_refuses_only_what_needs_space_and_trim_heals_it(
     check_sound(&place);
 }
 
+/// Space that was freed is still taken in the data file: the next daemon uses it before it asks the
+/// file system, which has none.
+#[test]
+fn space_freed_on_a_full_file_system_is_found_again_by_the_next_daemon() {
+    let place = Place::new();
+    let Some(below) = mount(&place) else { return };
+    let daemon = serve(&place, &below);
+    let mut disk = Disk::create(&place, &daemon);
+    let filled = disk.fill();
+    let _greedy = below.eat_all();
+    disk.trim(0..filled);
+    daemon.stop();
+    let daemon = serve(&place, &below);
+    disk.connect(&daemon);
+    let again = disk.fill();
+    assert!(again >= filled / 8 * 7, "{filled} were freed, {again} of them found again");
+    disk.is_whole_and_healthy(&place);
+    daemon.stop();
+    check_sound(&place);
+}
+
 #[test]
 fn another_file_that_eats_all_space_does_not_stop_a_pool() {
     let place = Place::new();

@@ -93,17 +93,15 @@ impl<D: Directory> Pool<D> {
             self.wake_wanted(state);
             return;
         };
-        let mut grown = self.provision(first, length).await.map(|()| length);
-        if grown.is_err() && length > 1 {
-            grown = self.provision(first, 1).await.map(|()| 1);
-        }
+        let grown = self.provision_some(first, length).await;
         let mut state = self.lock();
         match grown {
-            Ok(length) => {
+            Ok(Some((first, length))) => {
                 for step in 0..length {
                     state.allocator.provision(RegionIndex(first.0 + step));
                 }
             }
+            Ok(None) => state.wanted.space = true,
             Err(error) => {
                 state.space_exhausted = true;
                 if error.kind() != ErrorKind::NoSpace {
@@ -115,17 +113,47 @@ impl<D: Directory> Pool<D> {
         self.wake_wanted(state);
     }
 
-    /// Hashes first: data without room for its hashes would be of no use.
+    /// The run, or its first region, or one that the data file has kept the space of; `None` if that
+    /// was looked for in vain and the next step shall look elsewhere.
+    async fn provision_some(
+        &self,
+        first: RegionIndex,
+        length: u32,
+    ) -> Result<Option<(RegionIndex, u32)>> {
+        if self.provision(first, length).await.is_ok() {
+            return Ok(Some((first, length)));
+        }
+        let Err(error) = self.provision(first, 1).await else { return Ok(Some((first, 1))) };
+        let kept = self.lock().next_kept_region();
+        match kept {
+            Some(region) if error.kind() == ErrorKind::NoSpace => {
+                Ok(self.provision_kept(region).await?.then_some((region, 1)))
+            }
+            _ => Err(error),
+        }
+    }
+
+    /// Takes the space of a region within the data file, but only if the file has it already: what an
+    /// earlier daemon freed and did not punch is there even when the file system is full (I10).
+    async fn provision_kept(&self, region: RegionIndex) -> Result<bool> {
+        let before = self.ask_space_available().await?;
+        let taken = self.take_space(region, 1).await;
+        let after = self.ask_space_available().await?;
+        // Others use the file system, too: a little less proves nothing.
+        let was_kept = taken.is_ok() && before.saturating_sub(after) < EXTENT_SIZE / 16;
+        if !was_kept && !self.lock().pool.data_on_device {
+            let punched = self.data.punch(region.first_cluster().data_offset(), EXTENT_SIZE).await;
+            punched.map_err(|error| Error::io("punching a hole of data again", error))?;
+        }
+        Ok(was_kept)
+    }
+
     async fn provision(&self, first: RegionIndex, length: u32) -> Result<()> {
         let regions = u64::from(length);
         let on_device = self.lock().pool.data_on_device;
         let needed = regions * HASH_BLOCK_BYTES + if on_device { 0 } else { regions * EXTENT_SIZE };
         let reserve = self.lock().options.space_reserve_bytes + self.metadata_reserve();
-        let available = self
-            .directory
-            .space_available()
-            .await
-            .map_err(|error| Error::io("asking for free space", error))?;
+        let available = self.ask_space_available().await?;
         self.lock().space_available = available.saturating_sub(reserve);
         if available < needed.saturating_add(reserve) {
             return Err(Error::new(
@@ -133,6 +161,17 @@ impl<D: Directory> Pool<D> {
                 "the file system has no space for more data",
             ));
         }
+        self.take_space(first, length).await
+    }
+
+    async fn ask_space_available(&self) -> Result<u64> {
+        let available = self.directory.space_available().await;
+        available.map_err(|error| Error::io("asking for free space", error))
+    }
+
+    /// Hashes first: data without room for its hashes would be of no use.
+    async fn take_space(&self, first: RegionIndex, length: u32) -> Result<()> {
+        let regions = u64::from(length);
         let hashes_at = u64::from(first.0) * HASH_BLOCK_BYTES;
         let failed = |error| Error::io("taking space for more data", error);
         self.hashes.allocate(hashes_at, regions * HASH_BLOCK_BYTES).await.map_err(failed)?;
@@ -202,6 +241,15 @@ impl<D: Directory> Pool<D> {
 const GROW_BELOW: usize = 4;
 
 impl State {
+    /// A region within the data file that is not in use, and was not asked for before.
+    fn next_kept_region(&mut self) -> Option<RegionIndex> {
+        let allocator = &self.allocator;
+        self.regions_kept
+            .by_ref()
+            .map(RegionIndex)
+            .find(|region| !allocator.is_provisioned(*region))
+    }
+
     /// The highest run of free regions to punch, taken out of use; at most one run a second.
     fn withdraw_run(&mut self) -> Option<(RegionIndex, u32)> {
         let due = self.now_ms.saturating_sub(self.punched_ms) >= 1000 && !self.punching_off;

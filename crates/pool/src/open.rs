@@ -365,6 +365,8 @@ fn build_state<D: Directory>(
             state.allocator.provision(region);
         }
     }
+    let regions_end = state.allocator.regions_max().saturating_add(1);
+    state.regions_kept = 1..regions_on_disk.min(regions_end);
     state.collect(garbage);
     state.wanted.space = true;
     Ok(state)

@@ -146,6 +146,8 @@ pub(crate) struct State {
     pub(crate) space_exhausted: bool,
     pub(crate) space_retry_s: u64,
     pub(crate) space_available: u64,
+    /// Regions of the data file that an earlier daemon took space for, as far as not looked at yet.
+    pub(crate) regions_kept: std::ops::Range<u32>,
     pub(crate) punched_ms: u64,
     pub(crate) punching_off: bool,
     /// Hash pages that did not match their checksum, and regions that could not be read: reported,
@@ -207,6 +209,7 @@ impl State {
             space_exhausted: false,
             space_retry_s: 0,
             space_available: 0,
+            regions_kept: 0..0,
             punched_ms: 0,
             punching_off: false,
             damaged_pages: BTreeSet::new(),
