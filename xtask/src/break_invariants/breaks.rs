@@ -64,6 +64,11 @@ pub(super) const BREAKS: &[Break] = &[
         rule: "I10",
         what: "a write fails for lack of space while freed clusters only wait for a commit",
     },
+    Break {
+        name: "I11-keep-cut-bytes",
+        rule: "I11",
+        what: "a shrink leaves bytes behind the new end of the image",
+    },
     Break { name: "I12-go-on", rule: "I12", what: "the pool goes on after a failed sync" },
     Break { name: "I15-no-journal", rule: "I15", what: "acknowledged changes are not journaled" },
     Break { name: "sync-log", rule: "I2", what: "the log is not synced" },
