@@ -8,29 +8,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
+use support::content::disk_content;
 use support::{Finished, Place, eventually, has_program};
-
-/// A disk with random data, text and zeros; the same for the same seed.
-fn disk_content(bytes: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    let mut content = Vec::with_capacity(bytes);
-    while content.len() < bytes {
-        let (kind, length) = (next() % 4, [4096, 65536, 300 << 10][(next() % 3) as usize]);
-        match kind {
-            0 => content.resize(content.len() + length, 0),
-            1 => content.resize(content.len() + length, b'x'),
-            _ => content.extend((0..length / 8).flat_map(|_| next().to_le_bytes())),
-        }
-    }
-    content.truncate(bytes);
-    content
-}
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()

@@ -15,6 +15,7 @@ use blockyard_block::{
     Error, ErrorKind, ImageId, Result,
 };
 use blockyard_io::{Directory, Disk};
+use std::mem::ManuallyDrop;
 
 /// What a cluster shall hold.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -390,18 +391,18 @@ struct Unfinished<'a, D: Directory> {
 
 impl<D: Directory> Unfinished<'_, D> {
     fn finish(self, written: bool) {
-        self.pool.complete(self.plan, self.contents, written);
-        std::mem::forget(self);
+        let this = ManuallyDrop::new(self);
+        this.pool.complete(this.plan, this.contents, written);
     }
 
     /// Makes the written change visible together with another one.
     fn finish_with(self, other: impl FnOnce(&mut State) -> Result<()>) -> Result<()> {
-        let mut state = self.pool.lock();
-        state.complete_change(self.plan, self.contents, true);
+        let this = ManuallyDrop::new(self);
+        let mut state = this.pool.lock();
+        state.complete_change(this.plan, this.contents, true);
         let result = other(&mut state);
         state.seal();
-        self.pool.wake_wanted(state);
-        std::mem::forget(self);
+        this.pool.wake_wanted(state);
         result
     }
 }

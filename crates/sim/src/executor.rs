@@ -172,5 +172,14 @@ impl Executor {
     }
 }
 
+impl Drop for Executor {
+    /// After a panic the tasks are left alone: dropping what a bug left half done could panic again.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::mem::forget(std::mem::take(&mut self.tasks));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

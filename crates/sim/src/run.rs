@@ -145,6 +145,7 @@ impl Run {
         self.drive(|| context.sequence() >= target || all_done())?;
         let steps = self.context.below(60);
         self.executor.run_steps(steps);
+        self.context.trace(format_args!("{} of the disk in flight", self.context.world.pending()));
         self.crash();
         Ok(())
     }

@@ -3,6 +3,9 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+pub(crate) mod allocation;
+pub(crate) mod content;
+pub(crate) mod host;
 pub(crate) mod loop_device;
 pub(crate) mod model;
 pub(crate) mod pipelined;
