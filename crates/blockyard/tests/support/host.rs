@@ -1,4 +1,4 @@
-//! Programs of the host beside our own. What they set up (loop devices, mounts, servers) is undone when
+//! Programs of the host beside our own. What they set up (mounts, servers) is undone when
 //! dropped, also by a test that fails; drop in the opposite order of making.
 
 use super::{Daemon, Finished, eventually, skip};
@@ -46,40 +46,15 @@ pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// A loop device over a file.
-pub(crate) struct LoopDevice {
-    pub(crate) path: PathBuf,
-}
-
-impl LoopDevice {
-    pub(crate) fn over(file: &Path) -> LoopDevice {
-        let path = run("losetup", &["--find", "--show", text(file)]);
-        LoopDevice { path: PathBuf::from(path.trim()) }
-    }
-
-    /// How many sectors were read from it since it was made.
-    pub(crate) fn sectors_read(&self) -> u64 {
-        let name = self.path.file_name().unwrap().to_str().unwrap();
-        let counters = std::fs::read_to_string(format!("/sys/block/{name}/stat")).unwrap();
-        counters.split_whitespace().nth(2).unwrap().parse().unwrap()
-    }
-}
-
-impl Drop for LoopDevice {
-    fn drop(&mut self) {
-        finish("losetup", &["--detach", text(&self.path)]); // it goes when its last user goes
-    }
-}
-
 /// A mounted file system.
 pub(crate) struct Mount {
     pub(crate) folder: PathBuf,
 }
 
 impl Mount {
-    pub(crate) fn new(device: &Path, folder: PathBuf, options: &[&str]) -> Mount {
+    pub(crate) fn new(device: &str, folder: PathBuf, options: &[&str]) -> Mount {
         std::fs::create_dir_all(&folder).unwrap();
-        run("mount", &[options, &[text(device), text(&folder)]].concat());
+        run("mount", &[options, &[device, text(&folder)]].concat());
         Mount { folder }
     }
 
@@ -93,6 +68,38 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         finish("umount", &["--lazy", text(&self.folder)]);
+    }
+}
+
+/// An NBD export as a file, by nbdfuse.
+pub(crate) struct Fuse {
+    pub(crate) disk: PathBuf,
+    folder: PathBuf,
+    server: Option<Server>,
+}
+
+impl Fuse {
+    pub(crate) fn of(uri: &str, folder: PathBuf) -> Fuse {
+        std::fs::create_dir_all(&folder).unwrap();
+        let disk = folder.join("disk");
+        let server = Some(Server::start("nbdfuse", &[text(&disk), uri], &disk));
+        Fuse { disk, folder, server }
+    }
+
+    /// Ends it once all that was written has reached the export.
+    pub(crate) fn close(mut self) {
+        // A loop device leaves its file a moment after it was detached.
+        let umount = || finish("umount", &[text(&self.folder)]).status.success();
+        eventually("the end of nbdfuse", umount);
+        self.server.take().into_iter().for_each(Server::ends);
+    }
+}
+
+impl Drop for Fuse {
+    fn drop(&mut self) {
+        if self.server.is_some() {
+            finish("umount", &["--lazy", text(&self.folder)]);
+        }
     }
 }
 

@@ -28,6 +28,13 @@ impl LoopDevice {
         }
         Some(LoopDevice { path: attached.out.trim().to_owned() })
     }
+
+    /// How many sectors were read from it since the kernel made it.
+    pub(crate) fn sectors_read(&self) -> u64 {
+        let name = self.path.trim_start_matches("/dev/");
+        let counters = std::fs::read_to_string(format!("/sys/block/{name}/stat")).unwrap();
+        counters.split_whitespace().nth(2).unwrap().parse().unwrap()
+    }
 }
 
 impl Drop for LoopDevice {
