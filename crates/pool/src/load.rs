@@ -67,6 +67,11 @@ impl Unverified {
         regions
     }
 
+    /// The last region that is an extent's home.
+    pub(crate) fn highest_home(&self) -> Option<RegionIndex> {
+        self.extents.values().filter_map(|extent| extent.home).max()
+    }
+
     /// The highest id in use.
     pub(crate) fn highest_id(&self) -> u64 {
         let images = self.images.keys().map(|id| id.0).max();

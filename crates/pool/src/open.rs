@@ -96,6 +96,7 @@ impl<D: Directory> Pool<D> {
             return Err(Error::io("sync of data", error));
         }
         let batch = replay(&mut records, replayed)?;
+        check_data_reaches(data_length, &records)?;
         raise_headers(&data, &hashes, &pool, store.epoch()).await?;
         let pool = PoolRecord { headers_epoch: store.epoch(), ..pool };
         commit_recovered(&store, &pool, batch).await?;
@@ -241,6 +242,22 @@ async fn check_headers(
         }
     }
     Ok(pool)
+}
+
+/// Refuses data that was cut short, before any file is marked as opened: whole again, it must be
+/// found to be of the same moment as the rest.
+fn check_data_reaches(data_length: u64, records: &Unverified) -> Result<()> {
+    match records.highest_home() {
+        Some(home) if data_length / EXTENT_SIZE <= u64::from(home.0) => Err(Error::new(
+            ErrorKind::Corrupt,
+            format!(
+                "data ends at byte {data_length}, but what is stored goes beyond {}: was it cut short? \
+                 Put it back whole; `blockyard check` tells which images are concerned",
+                home.first_cluster().data_offset()
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn mismatch(file: &str, what: String) -> Error {
