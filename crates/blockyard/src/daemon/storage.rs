@@ -16,7 +16,7 @@ use pollster::block_on;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -118,7 +118,8 @@ fn refuse_foreign_files(pool: &Path) -> Result<()> {
         let harmless = ["lock", "api.sock", "nbd.sock", "lost+found"].map(OsStr::new);
         if !harmless.contains(&name.as_os_str()) {
             let message = format!(
-                "{} holds {} but no whole pool; name an empty folder, or look with blockyard check",
+                "{} holds {} but not the log of a pool: put it back if there was one, look with \
+                 blockyard check, or name an empty folder",
                 pool.display(),
                 name.display()
             );
@@ -157,7 +158,7 @@ fn make_data(plan: &Plan) -> Result<HostDisk> {
             let message = format!("{} holds something; name a new file", target.display());
             return Err(Error::new(ErrorKind::Exists, message).into());
         }
-        Ok(_) => {}
+        Ok(_) => refuse_read_only_device(target)?,
         Err(_) => drop(HostDisk::create(target, &options).map_err(|error| at(target, error))?),
     }
     std::os::unix::fs::symlink(target, &link).map_err(|error| at(&link, error))?;
@@ -169,6 +170,7 @@ fn open_data(plan: &Plan) -> Result<HostDisk> {
     let kept = plan.pool.join("data");
     let path = plan.data.as_ref().unwrap_or(&kept);
     let direct = plan.io == IoMode::Direct;
+    refuse_read_only_device(path)?;
     let data = HostDisk::open(path, &host_options(direct)).map_err(|error| {
         let error = at(path, error);
         match fs::read_link(&kept) {
@@ -183,6 +185,22 @@ fn open_data(plan: &Plan) -> Result<HostDisk> {
         tracing::warn!(data = %path.display(), "direct I/O is refused here; data goes through the page cache");
     }
     Ok(data)
+}
+
+/// The kernel lets one be opened for writing, and only the first write finds out.
+fn refuse_read_only_device(path: &Path) -> Result<()> {
+    // What cannot be looked at fails to open, with a reason.
+    let Ok(found) = fs::metadata(path) else { return Ok(()) };
+    if !found.file_type().is_block_device() {
+        return Ok(());
+    }
+    let (major, minor) = (rustix::fs::major(found.rdev()), rustix::fs::minor(found.rdev()));
+    let flag = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/ro"));
+    if flag.is_ok_and(|flag| flag.trim() == "1") {
+        let message = format!("{} is a read-only device; a pool is written to", path.display());
+        return Err(Error::new(ErrorKind::ReadOnly, message).into());
+    }
+    Ok(())
 }
 
 /// Data that was named, and found to be the pool's, is found without being named from now on.
