@@ -268,15 +268,6 @@ impl State {
         self.images.iter().filter(|(_, image)| image.record.hidden).map(|(id, _)| *id).collect()
     }
 
-    /// Clusters an image maps.
-    pub(crate) fn mapped_clusters(&self, image: ImageId) -> u64 {
-        let extents = self.image_extents(image);
-        let count = |(_, id): &(u64, ExtentId)| {
-            self.extents[id].extent.runs().map(|(_, length, _)| length as u64).sum::<u64>()
-        };
-        extents.iter().map(count).sum()
-    }
-
     /// The extents of an image in order, with their index.
     pub(crate) fn image_extents(&self, image: ImageId) -> Vec<(u64, ExtentId)> {
         let Some(image) = self.images.get(&image) else { return Vec::new() };

@@ -86,6 +86,14 @@ impl HomeBits {
         }
     }
 
+    fn count(&self) -> usize {
+        match self {
+            HomeBits::None => 0,
+            HomeBits::All => EXTENT_CLUSTERS,
+            HomeBits::Some(bits) => bits.count(),
+        }
+    }
+
     fn run(&self, slot: usize, length: usize) -> usize {
         match self {
             HomeBits::None | HomeBits::All => length,
@@ -194,6 +202,12 @@ impl Extent {
             }
             None
         })
+    }
+
+    /// How many slots count for a cluster.
+    pub(crate) fn cluster_count(&self) -> usize {
+        let reserved = self.reserved.as_ref().map_or(0, |bits| bits.count());
+        self.bits.count() + reserved + self.refs.iter().map(|run| run.length()).sum::<usize>()
     }
 
     pub(crate) fn set(&mut self, slot: usize, target: Slot) {

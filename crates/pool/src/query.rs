@@ -7,7 +7,7 @@ use crate::records::FORMAT_VERSION;
 use crate::types::{Damage, MapRun, MapState, PoolStatus};
 use blockyard_block::{
     CLUSTER_SIZE, ClusterIndex, ContentHash, EXTENT_CLUSTERS, EXTENT_SIZE, Error, ErrorKind,
-    ExtentId, ImageName, RegionIndex, Result,
+    ExtentId, ImageId, ImageName, RegionIndex, Result,
 };
 use blockyard_io::Directory;
 
@@ -143,9 +143,10 @@ impl<D: Directory> Pool<D> {
 
     /// The pool as a whole. Never waits on I/O.
     pub fn status(&self) -> Result<PoolStatus> {
+        let images: Vec<ImageId> = self.lock().names.values().copied().collect();
+        let bytes_logical = images.into_iter().map(|id| self.bytes_mapped(id)).sum();
         let state = self.lock();
         let size = CLUSTER_SIZE as u64;
-        let logical: u64 = state.names.values().map(|id| state.mapped_clusters(*id)).sum();
         let untrusted: u64 = state
             .regions
             .untrusted()
@@ -177,7 +178,7 @@ impl<D: Directory> Pool<D> {
             hash: state.pool.hash,
             format_version: FORMAT_VERSION,
             images: state.names.len() as u64,
-            bytes_logical: logical * size,
+            bytes_logical,
             bytes_physical: used,
             bytes_unique: None,
             bytes_capacity: capacity,

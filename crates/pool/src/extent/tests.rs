@@ -44,6 +44,8 @@ fn a_record_equals_the_array_of_its_slots_whatever_was_set() {
         extent.encode(&mut bytes);
         assert_eq!(bytes.len(), extent.encoded_length());
         assert!(Extent::decode(&bytes).unwrap() == extent, "seed {start}");
+        let counted = model.iter().filter(|slot| slot.cluster().is_some()).count();
+        assert_eq!(extent.cluster_count(), counted, "seed {start}");
         let copy = extent.copy_with_home(None);
         for (slot, expected) in model.iter().enumerate() {
             assert_eq!(copy.slot(slot), *expected, "seed {start}");
