@@ -30,10 +30,11 @@ pub enum Count {
     LogWraps,
     HashesChecked,
     SectorsChecked,
+    Checks,
 }
 
 impl Count {
-    const ALL: [(Count, &str); 22] = [
+    const ALL: [(Count, &str); 23] = [
         (Count::Operations, "operations"),
         (Count::Kills, "kills"),
         (Count::PowerCuts, "power cuts"),
@@ -56,6 +57,7 @@ impl Count {
         (Count::LogWraps, "log wraps"),
         (Count::HashesChecked, "hashes checked"),
         (Count::SectorsChecked, "sectors checked"),
+        (Count::Checks, "checks of closed pools"),
     ];
 }
 

@@ -10,7 +10,7 @@ use crate::verify::{Survival, verify_after_open, verify_at_rest};
 use crate::world::SimWorld;
 use blockyard_block::Error;
 use blockyard_io::Directory;
-use blockyard_pool::Pool;
+use blockyard_pool::{CheckOptions, Pool, check};
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -36,7 +36,13 @@ pub fn run_seed(seed: u64, verbose: bool) -> Outcome {
     let context = Rc::new(Context::new(&world, scenario, verbose));
     context.trace(format_args!("{:?}", context.scenario));
     let executor = Executor::new(&world);
-    let mut run = Run { context, executor, survival: Survival::Acknowledged, failed_syncs: 0 };
+    let mut run = Run {
+        context,
+        executor,
+        survival: Survival::Acknowledged,
+        failed_syncs: 0,
+        maintained: false,
+    };
     let violation = run.play().err();
     run.close();
     let context = &run.context;
@@ -52,6 +58,8 @@ struct Run {
     survival: Survival,
     /// Failed syncs of the world when the pool was opened.
     failed_syncs: u64,
+    /// The pool's maintenance runs already.
+    maintained: bool,
 }
 
 impl Run {
@@ -86,6 +94,9 @@ impl Run {
     /// Opens the pool, crashing and failing on the way now and then.
     fn open(&mut self) -> Result<(), String> {
         loop {
+            if self.context.one_in(6) {
+                self.finish(check_pool(Rc::clone(&self.context)))??;
+            }
             if self.percent(self.context.scenario.fault_percent / 2) {
                 self.arm_faults(60);
             }
@@ -116,16 +127,28 @@ impl Run {
         self.context.faulty.set(false);
         self.failed_syncs = self.context.world.counters().failed_syncs;
         pool.tick(self.context.now_ms.get());
-        let (sync, commit, maintenance) = (Arc::clone(&pool), Arc::clone(&pool), Arc::clone(&pool));
+        let (sync, commit) = (Arc::clone(&pool), Arc::clone(&pool));
         drop(self.executor.spawn(async move { sync.run_sync().await }));
         drop(self.executor.spawn(async move { commit.run_commit().await }));
-        drop(self.executor.spawn(async move { maintenance.run_maintenance().await }));
         self.context.set_pool(Some(pool));
+        self.maintained = self.context.one_in(2);
+        if self.maintained {
+            self.start_maintenance();
+        }
         Ok(())
+    }
+
+    /// Started late, it hashes again while the first clients write.
+    fn start_maintenance(&mut self) {
+        let pool = self.context.pool();
+        drop(self.executor.spawn(async move { pool.run_maintenance().await }));
     }
 
     /// Lets clients work until a crash, or until all are done.
     fn serve(&mut self) -> Result<(), String> {
+        if !self.maintained {
+            self.start_maintenance();
+        }
         if self.percent(self.context.scenario.fault_percent) {
             self.arm_faults(400);
         }
@@ -311,6 +334,23 @@ impl Run {
 
     fn drain(&mut self) {
         self.executor.run_until_idle();
+    }
+}
+
+/// The engine's own check, of a pool as a crash left it.
+async fn check_pool(context: Rc<Context>) -> Result<(), String> {
+    let world = &context.world;
+    let directory = world.directory();
+    let data = directory.open("data").await.map_err(|error| format!("opening data: {error}"))?;
+    let mut journal = world.mapped(SimPool::JOURNAL_BYTES);
+    let options = CheckOptions { read_data: true, boot_id: world.boot_id() };
+    let report = check(&directory, &data, Some(&mut journal), &options, &mut |_| {}).await;
+    let report = report.map_err(|error| format!("check of a closed pool: {error}"))?;
+    context.trace(format_args!("checked: {:?}", report.counts));
+    context.note(Count::Checks);
+    match report.is_sound() {
+        true => Ok(()),
+        false => Err(format!("check of a closed pool: {:?}", report.findings)),
     }
 }
 
