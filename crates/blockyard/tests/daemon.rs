@@ -245,6 +245,7 @@ fn data_can_lie_on_a_block_device() {
     let digest = place.ok(&["image", "digest", "web"]);
     daemon.kill();
     let daemon = place.serve(&[]);
+    place.wait_until_trusted();
     assert_eq!(place.ok(&["image", "digest", "web"]), digest);
     daemon.stop();
 }

@@ -120,6 +120,7 @@ impl Stored {
     fn is_whole(&self) {
         self.place.ok(&["check", self.place.pool().to_str().unwrap(), "--data"]);
         let daemon = self.place.serve(&[]);
+        self.place.wait_until_trusted();
         assert_eq!(self.place.ok(&["image", "digest", "web"]), self.digest);
         daemon.stop();
     }

@@ -98,6 +98,11 @@ impl Place {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text:?}"))
     }
 
+    /// Waits until every cluster has been hashed again after a crash; digests need that.
+    pub(crate) fn wait_until_trusted(&self) {
+        eventually("trusted hashes", || self.json(&["pool", "status"])["clusters_untrusted"] == 0);
+    }
+
     /// What a command that must fail with `code` said about it.
     pub(crate) fn fails(&self, code: i32, arguments: &[&str]) -> String {
         let finished = self.run(arguments);
