@@ -1,8 +1,8 @@
 //! An image held open by one client, as the exports see it.
 
+use crate::plan::Content;
 use crate::pool::Pool;
 use crate::types::Client;
-use crate::write::Content;
 use blockyard_block::{
     AllocationRun, BlockDevice, Buffer, Error, ErrorKind, ImageId, Result, Segment, ZeroOptions,
 };

@@ -1,0 +1,372 @@
+//! Planning a change and completing it, under the lock.
+//!
+//! Planning decides for every cluster where its new content goes and touches nothing that a commit could
+//! see; completion makes it visible. A change that must wait (for an intent, for space, for room in the
+//! journal) has taken nothing when it is told so.
+
+use crate::epochs::Epoch;
+use crate::extent::Slot;
+use crate::regions::Intent;
+use crate::state::State;
+use blockyard_block::{
+    CLUSTER_SIZE, ClusterIndex, ContentHash, EXTENT_CLUSTERS, Error, ErrorKind, ImageId, Result,
+};
+
+/// What a cluster shall hold.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Data with this hash.
+    Data(ContentHash),
+    /// The same, but what is there stays until the change is committed.
+    DataAnew(ContentHash),
+    /// All zero: the space is given back, except a reserved slot's, which keeps its place.
+    Zero,
+    /// All zero, and the space is given back even of a reserved slot.
+    Hole,
+    /// All zero, and a place is kept for it.
+    Reserved,
+}
+
+/// Where the new content of one cluster goes.
+#[derive(Clone, Copy)]
+pub(crate) enum Target {
+    /// Over the old content, pinned meanwhile.
+    InPlace(ClusterIndex),
+    /// To a cluster blocked for it, or the slot's own reserved one.
+    Fresh(ClusterIndex),
+    /// A free place becomes reserved.
+    Reserve(ClusterIndex),
+    /// The slot becomes zero.
+    Zero,
+    /// Nothing changes.
+    Keep,
+}
+
+impl Target {
+    /// Where data is to be written, if any is.
+    pub(crate) fn written(self) -> Option<ClusterIndex> {
+        match self {
+            Target::InPlace(cluster) | Target::Fresh(cluster) => Some(cluster),
+            Target::Reserve(_) | Target::Zero | Target::Keep => None,
+        }
+    }
+}
+
+/// Stands for a cluster that is still to be found; the header region is never allocated from.
+const NOWHERE: ClusterIndex = ClusterIndex(0);
+
+/// A planned change of consecutive slots of one extent.
+pub(crate) struct Plan {
+    image: ImageId,
+    extent_index: u64,
+    first_slot: usize,
+    pub(crate) targets: Vec<Target>,
+    epoch: Epoch,
+    reserved: usize,
+}
+
+pub(crate) enum Planned {
+    Go(Plan),
+    /// For an intent, a commit, space, or waiting hashes to be written: plan again when the progress
+    /// count differs from this one.
+    Wait(u64),
+}
+
+impl State {
+    /// Plans new contents for the slots from `first_slot` on of one extent.
+    pub(crate) fn plan_change(
+        &mut self,
+        image: ImageId,
+        extent_index: u64,
+        first_slot: usize,
+        contents: &[Content],
+    ) -> Result<Planned> {
+        self.check_writable()?;
+        self.check_within(image, extent_index, first_slot + contents.len())?;
+        if self.change_must_wait(image, extent_index, contents.len())? {
+            return Ok(Planned::Wait(self.progress));
+        }
+        let mut targets = match self.targets_in_place(image, extent_index, first_slot, contents)? {
+            Some(targets) => targets,
+            None => return Ok(Planned::Wait(self.progress)),
+        };
+        if !self.allocate(image, extent_index, first_slot, contents, &mut targets)? {
+            return Ok(Planned::Wait(self.progress));
+        }
+        for target in &targets {
+            match *target {
+                Target::InPlace(cluster) => {
+                    self.regions.pin(cluster);
+                    self.regions.write_planned(cluster.region(), self.now_ms);
+                }
+                // A reserved place may be watched, and may come to be while it is written.
+                Target::Fresh(cluster) => {
+                    self.regions.break_watch(cluster);
+                    self.request_intent(cluster.region());
+                    self.regions.write_planned(cluster.region(), self.now_ms);
+                }
+                Target::Reserve(_) | Target::Zero | Target::Keep => {}
+            }
+        }
+        let reserved = self.metadata_growth(image, extent_index, contents.len());
+        self.reserved += reserved;
+        let epoch = self.epochs.enter();
+        Ok(Planned::Go(Plan { image, extent_index, first_slot, targets, epoch, reserved }))
+    }
+
+    /// The image may have been cut shorter since the change was let in.
+    pub(crate) fn check_within(
+        &self,
+        image: ImageId,
+        extent_index: u64,
+        end_slot: usize,
+    ) -> Result<()> {
+        let size = self.image(image)?.record.size;
+        let end = extent_index * EXTENT_CLUSTERS as u64 + end_slot as u64;
+        if end <= size.div_ceil(CLUSTER_SIZE as u64) {
+            return Ok(());
+        }
+        let message = format!("the image was cut to {size} bytes meanwhile");
+        Err(Error::new(ErrorKind::OutOfRange, message))
+    }
+
+    fn change_must_wait(
+        &mut self,
+        image: ImageId,
+        extent_index: u64,
+        length: usize,
+    ) -> Result<bool> {
+        self.image(image)?;
+        let growth = self.metadata_growth(image, extent_index, length);
+        if growth > self.metadata_room() || self.frees.are_many() {
+            self.wanted.sync = true;
+            return Ok(true);
+        }
+        if self.regions.pending_bytes() > self.options.pending_hashes_bytes_max {
+            self.wanted.hashes = true;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Bytes the records of one change take at most: image, page, and the extent with a reference for
+    /// each changed slot and each split run.
+    pub(crate) fn metadata_growth(
+        &self,
+        image: ImageId,
+        extent_index: u64,
+        length: usize,
+    ) -> usize {
+        let Some(image) = self.images.get(&image) else { return 0 };
+        let extent = self.extent_at(&image.record, extent_index);
+        let extent = extent.map_or(300, |id| {
+            let extent = &self.extents[&id].extent;
+            300 + extent.encoded_length() + 8 * extent.runs().count().min(EXTENT_CLUSTERS)
+        });
+        let page = 2 + 10 * 512;
+        2 * (extent + 16 * length) + page + image.record.encoded_length() + 200
+    }
+
+    /// Decides everything that needs no allocation. `None` if an intent must be durable first; all
+    /// that are missing are then requested.
+    fn targets_in_place(
+        &mut self,
+        image: ImageId,
+        extent_index: u64,
+        first_slot: usize,
+        contents: &[Content],
+    ) -> Result<Option<Vec<Target>>> {
+        let record = &self.image(image)?.record;
+        let exclusive = self.is_exclusive(record, extent_index);
+        let mut targets = Vec::with_capacity(contents.len());
+        let mut missing = Vec::new();
+        for (step, content) in contents.iter().enumerate() {
+            let cluster = extent_index * EXTENT_CLUSTERS as u64 + (first_slot + step) as u64;
+            let (slot, _) = self.run_at(record, cluster, 1);
+            let sole = |cluster| exclusive && self.is_sole(cluster);
+            let mut needs_intent = |cluster: ClusterIndex| {
+                if self.regions.intent(cluster.region()) != Intent::Durable {
+                    missing.push(cluster.region());
+                }
+            };
+            targets.push(match (*content, slot) {
+                (Content::Data(_), Slot::Data(old)) if sole(old) => {
+                    needs_intent(old);
+                    Target::InPlace(old)
+                }
+                // The durable state may show data here, if it became reserved only now.
+                (Content::Data(_), Slot::Reserved(place)) if sole(place) => {
+                    needs_intent(place);
+                    Target::Fresh(place)
+                }
+                (Content::Zero | Content::Hole, Slot::Zero) => Target::Keep,
+                (Content::Zero | Content::Reserved, Slot::Reserved(_)) => Target::Keep,
+                (Content::Reserved, Slot::Data(old)) if sole(old) => Target::Reserve(old),
+                (Content::Zero | Content::Hole, _) => Target::Zero,
+                (Content::Data(_) | Content::DataAnew(_) | Content::Reserved, _) => {
+                    Target::Fresh(NOWHERE)
+                }
+            });
+        }
+        if crate::breaks::broken("I1-intent-late") {
+            return Ok(Some(targets));
+        }
+        let wait = !missing.is_empty();
+        for region in missing {
+            self.request_intent(region);
+        }
+        Ok(if wait { None } else { Some(targets) })
+    }
+
+    /// Finds a cluster for every target that has none yet (`Fresh(NOWHERE)`), or undoes what it found: false
+    /// if the change must wait for space.
+    fn allocate(
+        &mut self,
+        image: ImageId,
+        extent_index: u64,
+        first_slot: usize,
+        contents: &[Content],
+        targets: &mut [Target],
+    ) -> Result<bool> {
+        if targets.iter().all(|target| matches!(target, Target::InPlace(_) | Target::Keep)) {
+            return Ok(true);
+        }
+        let extent = self.own_extent(image, extent_index);
+        let (mut fresh, mut taken_back) = (Vec::new(), Vec::new());
+        for (step, target) in targets.iter_mut().enumerate() {
+            if !matches!(target, Target::Fresh(NOWHERE)) {
+                continue;
+            }
+            let slot = first_slot + step;
+            let keep_only = contents[step] == Content::Reserved;
+            let home = self.extents[&extent].extent.home.map(|home| home.cluster(slot));
+            if let Some(place) = home
+                && !matches!(contents[step], Content::DataAnew(_))
+                && self.regions.intent(place.region()) == Intent::Durable
+                && let Some(freed) = self.frees.take_back(place, (extent, slot))
+            {
+                taken_back.push((place, freed));
+                *target = if keep_only { Target::Reserve(place) } else { Target::Fresh(place) };
+                continue;
+            }
+            let at_home = home.filter(|place| self.allocator.allocate_at(*place));
+            let Some(cluster) = at_home.or_else(|| self.allocator.allocate_anywhere()) else {
+                for cluster in fresh {
+                    self.allocator.unblock(cluster);
+                }
+                for (cluster, freed) in taken_back {
+                    self.frees.put_back(cluster, freed);
+                }
+                return self.wait_for_space().map(|()| false);
+            };
+            fresh.push(cluster);
+            *target = if keep_only { Target::Reserve(cluster) } else { Target::Fresh(cluster) };
+        }
+        if self.allocator.free_region_count() < 2 {
+            self.wanted.space = true;
+        }
+        Ok(true)
+    }
+
+    /// A write to a fresh cluster failed. If it was taken back, the durable state may still show it,
+    /// so it is freed like one that was in use, and its hash is not believed.
+    fn give_up_fresh(&mut self, cluster: ClusterIndex) {
+        self.regions.mark_untrusted(cluster);
+        self.frees.push(cluster, self.generation, None);
+        self.wanted.sync = true;
+    }
+
+    /// Nothing is free now: grow, or force a commit of pending frees, or fail (I10).
+    fn wait_for_space(&mut self) -> Result<()> {
+        if !self.space_exhausted && self.allocator.unprovisioned_run(1).is_some() {
+            self.wanted.space = true;
+            return Ok(());
+        }
+        let freeing = !self.frees.is_empty() || !self.sweeps.is_empty();
+        if freeing && !crate::breaks::broken("I10-enospc-early") {
+            self.wanted.sync = true;
+            return Ok(());
+        }
+        self.enospc_answers += 1;
+        Err(Error::new(
+            ErrorKind::NoSpace,
+            "the pool has no free space: discard or remove something, or give it more",
+        ))
+    }
+
+    /// Makes a planned change visible, or takes it back if the write failed. The caller seals.
+    pub(crate) fn complete_change(&mut self, plan: &Plan, contents: &[Content], written: bool) {
+        let extent = self
+            .images
+            .get(&plan.image)
+            .and_then(|image| self.extent_at(&image.record, plan.extent_index));
+        for (step, target) in plan.targets.iter().enumerate() {
+            let slot = plan.first_slot + step;
+            match (*target, contents[step]) {
+                (Target::InPlace(cluster), content) => {
+                    self.regions.unpin(cluster);
+                    self.regions.write_ended(cluster.region());
+                    match content {
+                        Content::Data(hash) if written => self.publish(cluster, hash),
+                        _ => self.regions.mark_untrusted(cluster),
+                    }
+                    if let Some(extent) = extent {
+                        self.extent_mut(extent).content_changed();
+                    }
+                }
+                (Target::Fresh(cluster), content) => {
+                    self.regions.break_watch(cluster);
+                    self.regions.write_ended(cluster.region());
+                    self.complete_fresh(extent, slot, cluster, content, written);
+                }
+                (Target::Reserve(cluster), _) => {
+                    if let Some(extent) = extent {
+                        self.regions.break_watch(cluster);
+                        self.set_slot(extent, slot, Slot::Reserved(cluster));
+                    }
+                }
+                (Target::Zero, _) => {
+                    if let Some(extent) = extent {
+                        self.set_slot(extent, slot, Slot::Zero);
+                    }
+                }
+                (Target::Keep, _) => {}
+            }
+        }
+        self.reserved -= plan.reserved;
+        if self.epochs.leave(plan.epoch) && self.release_frees() {
+            self.note_progress();
+        }
+    }
+
+    fn publish(&mut self, cluster: ClusterIndex, hash: ContentHash) {
+        if crate::breaks::broken("I1-intent-late") {
+            self.request_intent(cluster.region());
+        }
+        match self.failed {
+            None => self.regions.publish(cluster, hash),
+            Some(_) => self.regions.mark_untrusted(cluster),
+        }
+        self.bytes_since_capture += CLUSTER_SIZE as u64;
+    }
+
+    fn complete_fresh(
+        &mut self,
+        extent: Option<blockyard_block::ExtentId>,
+        slot: usize,
+        cluster: ClusterIndex,
+        content: Content,
+        written: bool,
+    ) {
+        let was_reserved =
+            extent.is_some_and(|id| self.extents[&id].extent.slot(slot) == Slot::Reserved(cluster));
+        match (extent, content) {
+            (Some(extent), Content::Data(hash) | Content::DataAnew(hash)) if written => {
+                self.set_slot(extent, slot, Slot::Data(cluster));
+                self.publish(cluster, hash);
+            }
+            _ if was_reserved => self.regions.mark_untrusted(cluster),
+            _ => self.give_up_fresh(cluster),
+        }
+    }
+}
