@@ -66,7 +66,10 @@ impl<D: Directory> Pool<D> {
         if self.sweep_step() || self.write_hash_pages().await? {
             return Ok(true);
         }
-        if self.store.needs_checkpoint() && self.checkpoint().await {
+        if self.lock().may_try_checkpoint()
+            && self.store.needs_checkpoint()
+            && self.checkpoint().await
+        {
             return Ok(true);
         }
         if self.rehash_region().await? || self.clear_intents().await? {
@@ -200,17 +203,21 @@ impl<D: Directory> Pool<D> {
         more
     }
 
-    /// True if one was made; a failed one is tried again when more of the log is used. Of a small log
-    /// the segment in use may be half: then there is nothing to fold.
+    /// True if one was made; a failed one is tried again a second later. Of a small log the segment in
+    /// use may be half: then there is nothing to fold.
     async fn checkpoint(&self) -> bool {
         let before = self.store.stats().checkpoints;
         match self.store.checkpoint().await {
-            Ok(()) => self.store.stats().checkpoints > before,
+            Ok(()) => {
+                self.lock().checkpoint_trouble = None;
+                self.store.stats().checkpoints > before
+            }
             Err(error) => {
                 if self.store.failure().is_some() {
                     self.fail(&error);
                 } else {
-                    self.lock().note_damage(format!("checkpoint: {error}"));
+                    let mut state = self.lock();
+                    state.checkpoint_trouble = Some((state.now_ms, error.to_string()));
                 }
                 false
             }
@@ -272,6 +279,12 @@ impl State {
             assert!(withdrawn, "I3: only free regions are punched");
         }
         Some((first, last.0 - first.0 + 1))
+    }
+
+    /// One that fails makes files first: not at each tick.
+    fn may_try_checkpoint(&self) -> bool {
+        let failed_ms = self.checkpoint_trouble.as_ref().map(|(failed_ms, _)| *failed_ms);
+        failed_ms.is_none_or(|failed_ms| self.now_ms.saturating_sub(failed_ms) >= 1000)
     }
 
     /// Free clusters need not be trusted: they must not keep their region's intent.

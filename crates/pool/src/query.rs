@@ -157,6 +157,9 @@ impl<D: Directory> Pool<D> {
             })
             .sum();
         let mut activities = state.damage.clone();
+        if let Some((_, trouble)) = &state.checkpoint_trouble {
+            activities.push(format!("a checkpoint failed and is tried again: {trouble}"));
+        }
         activities.extend(state.commit_waits.clone());
         if untrusted > 0 {
             activities.push(format!("hashing again {untrusted} clusters after a crash"));

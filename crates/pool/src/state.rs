@@ -146,6 +146,8 @@ pub(crate) struct State {
     pub(crate) damaged_pages: BTreeSet<HashPage>,
     pub(crate) unreadable_regions: BTreeSet<RegionIndex>,
     pub(crate) damage: Vec<String>,
+    /// When the last checkpoint failed, in milliseconds of the clock, and why; until one succeeds.
+    pub(crate) checkpoint_trouble: Option<(u64, String)>,
     /// Waiters of removed images, to be woken once the lock is free.
     pub(crate) wakers: Vec<Waker>,
     pub(crate) reused_clusters: u64,
@@ -206,6 +208,7 @@ impl State {
             damaged_pages: BTreeSet::new(),
             unreadable_regions: BTreeSet::new(),
             damage: Vec::new(),
+            checkpoint_trouble: None,
             wakers: Vec::new(),
             reused_clusters: 0,
             progress: 0,

@@ -166,3 +166,33 @@ fn after_a_failed_sync_nothing_written_since_the_last_good_one_is_trusted() {
         });
     }
 }
+
+#[test]
+fn a_checkpoint_without_space_is_told_once_and_made_once_there_is_space() {
+    let mut machine = Machine::new(5);
+    let pool = machine.open();
+    let owned = Arc::clone(&pool);
+    machine.run(async move {
+        owned.create_image(&name("a"), 16 << 20, 1).await.unwrap();
+    });
+    machine.world.set_capacity(Some(0));
+    for round in 0..70_u64 {
+        let owned = Arc::clone(&pool);
+        machine.run(async move {
+            let volume = owned.open_image(&name("a"), client(true)).unwrap();
+            write(&volume, 0, &pattern(1, 4096)).await;
+            volume.flush().await.unwrap();
+            volume.discard(0, 4096, false).await.unwrap();
+            volume.flush().await.unwrap();
+        });
+        machine.pass(&pool, 50 + round % 2 * 50);
+    }
+    let told = |pool: &machine::SimPool| pool.status().unwrap().activities;
+    let activities = told(&pool);
+    assert_eq!(activities.len(), 1, "{activities:?}");
+    assert!(activities[0].contains("checkpoint"), "{activities:?}");
+    assert_eq!(pool.status().unwrap().failed, None);
+    machine.world.set_capacity(None);
+    machine.pass(&pool, 2000);
+    assert_eq!(told(&pool), Vec::<String>::new());
+}
