@@ -23,8 +23,11 @@ enum Class {
     Owned,
 }
 
+const NOBODY: ExtentId = ExtentId(0);
+
 struct RegionUse {
-    owner: Option<ExtentId>,
+    /// Whose home it is: 0 for nobody's, which is no extent's id.
+    owner: ExtentId,
     used: u16,
     blocked: u16,
     provisioned: bool,
@@ -36,7 +39,7 @@ struct RegionUse {
 impl RegionUse {
     fn new() -> RegionUse {
         RegionUse {
-            owner: None,
+            owner: NOBODY,
             used: 0,
             blocked: 0,
             provisioned: false,
@@ -60,9 +63,9 @@ impl RegionUse {
     fn wanted_class(&self) -> Class {
         match (self.provisioned, self.free_count(), self.owner) {
             (false, _, _) | (_, 0, _) => Class::Closed,
-            (true, EXTENT_CLUSTERS, None) => Class::Free,
-            (true, _, None) => Class::Unowned,
-            (true, _, Some(_)) => Class::Owned,
+            (true, EXTENT_CLUSTERS, NOBODY) => Class::Free,
+            (true, _, NOBODY) => Class::Unowned,
+            (true, _, _) => Class::Owned,
         }
     }
 }
@@ -143,13 +146,24 @@ impl Allocator {
         entry.counts.set(cluster.within_region(), count);
         if count == 1 {
             entry.used += 1;
-            let used = usize::from(entry.used);
-            if used == EXTENT_CLUSTERS {
-                entry.counts.narrow(used);
+            if usize::from(entry.used) == EXTENT_CLUSTERS {
+                entry.counts.narrow();
             }
             self.clusters_used += 1;
             self.reclassify(cluster.region());
         }
+    }
+
+    /// Counts a whole region at once, for an extent read at open: before any reference into it.
+    pub(crate) fn add_home(&mut self, region: RegionIndex, counts: Counts) {
+        self.cover(region);
+        let entry = &mut self.regions[region.0 as usize];
+        assert!(entry.used == 0, "homes are counted before references, each once");
+        let used = counts.used();
+        entry.used = used as u16;
+        entry.counts = counts;
+        self.clusters_used += used as u64;
+        self.reclassify(region);
     }
 
     /// Counts the cluster once less and returns what is left. At zero the cluster becomes free:
@@ -162,7 +176,7 @@ impl Allocator {
         if count == 1 {
             entry.used -= 1;
             if entry.used == 0 {
-                entry.counts.narrow(0);
+                entry.counts.narrow();
             }
             self.clusters_used -= 1;
             self.reclassify(cluster.region());
@@ -250,19 +264,20 @@ impl Allocator {
     /// Records who prefers the region; used for records read at open, too.
     pub(crate) fn set_owner(&mut self, region: RegionIndex, extent: ExtentId) {
         self.cover(region);
-        self.regions[region.0 as usize].owner = Some(extent);
+        self.regions[region.0 as usize].owner = extent;
         self.reclassify(region);
     }
 
     pub(crate) fn owner(&self, region: RegionIndex) -> Option<ExtentId> {
-        self.regions.get(region.0 as usize)?.owner
+        let owner = self.regions.get(region.0 as usize)?.owner;
+        (owner != NOBODY).then_some(owner)
     }
 
     /// The extent that had this home is gone.
     pub(crate) fn release_home(&mut self, region: RegionIndex, extent: ExtentId) {
         let entry = &mut self.regions[region.0 as usize];
-        if entry.owner == Some(extent) {
-            entry.owner = None;
+        if entry.owner == extent {
+            entry.owner = NOBODY;
             self.reclassify(region);
         }
     }

@@ -4,9 +4,11 @@
 //! nothing of counts or owners: those are derived from all records together (`alloc`).
 
 use crate::bitmap::Bitmap;
+use crate::counts::Counts;
 use blockyard_block::{
     CLUSTERS_MAX, ClusterIndex, EXTENT_CLUSTERS, Error, ErrorKind, RegionIndex, Result,
 };
+use std::sync::Arc;
 
 /// What one slot of an extent is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,12 +71,13 @@ impl RefRun {
     }
 }
 
-/// Which slots lie at their place in the home.
+/// Which slots lie at their place in the home. The bitmap is also that of the home's counts until one
+/// of the two changes ([`Extent::home_counts`]).
 #[derive(Clone, PartialEq, Eq)]
 enum HomeBits {
     None,
     All,
-    Some(Box<Bitmap>),
+    Some(Arc<Bitmap>),
 }
 
 impl HomeBits {
@@ -106,11 +109,11 @@ impl HomeBits {
             return;
         }
         let mut bits = match std::mem::replace(self, HomeBits::None) {
-            HomeBits::None => Box::new(Bitmap::EMPTY),
-            HomeBits::All => Box::new(Bitmap::FULL),
+            HomeBits::None => Arc::new(Bitmap::EMPTY),
+            HomeBits::All => Arc::new(Bitmap::FULL),
             HomeBits::Some(bits) => bits,
         };
-        bits.set(slot, value);
+        Arc::make_mut(&mut bits).set(slot, value);
         *self = match bits.count() {
             0 => HomeBits::None,
             EXTENT_CLUSTERS => HomeBits::All,
@@ -141,7 +144,7 @@ impl Extent {
         let bits = match bits.count() {
             0 => HomeBits::None,
             EXTENT_CLUSTERS => HomeBits::All,
-            _ => HomeBits::Some(Box::new(bits)),
+            _ => HomeBits::Some(Arc::new(bits)),
         };
         Extent { home: Some(home), bits, reserved: None, refs: Vec::new() }
     }
@@ -208,6 +211,28 @@ impl Extent {
     pub(crate) fn cluster_count(&self) -> usize {
         let reserved = self.reserved.as_ref().map_or(0, |bits| bits.count());
         self.bits.count() + reserved + self.refs.iter().map(|run| run.length()).sum::<usize>()
+    }
+
+    /// What this extent counts for in its home, leaving out references.
+    pub(crate) fn home_counts(&self) -> Counts {
+        let Some(reserved) = &self.reserved else {
+            return match &self.bits {
+                HomeBits::None => Counts::Zero,
+                HomeBits::All => Counts::One,
+                HomeBits::Some(bits) => Counts::Bits(Arc::clone(bits)),
+            };
+        };
+        let mut counts = Counts::Bits(Arc::new(reserved.as_ref().clone()));
+        for slot in (0..EXTENT_CLUSTERS).filter(|slot| self.bits.get(*slot)) {
+            counts.set(slot, 1);
+        }
+        counts.narrow();
+        counts
+    }
+
+    /// The runs that count for clusters away from their place in the home: (slot, length, target).
+    pub(crate) fn references(&self) -> impl Iterator<Item = (usize, usize, Slot)> + '_ {
+        self.refs.iter().map(|run| (run.slot(), run.length(), run.target()))
     }
 
     pub(crate) fn set(&mut self, slot: usize, target: Slot) {
@@ -319,7 +344,7 @@ impl Extent {
         let bits = match (flags & FLAG_ALL != 0, flags & FLAG_BITS != 0) {
             (false, false) => HomeBits::None,
             (true, false) => HomeBits::All,
-            (false, true) => HomeBits::Some(Box::new(Bitmap::decode(&reader.take()?))),
+            (false, true) => HomeBits::Some(Arc::new(Bitmap::decode(&reader.take()?))),
             (true, true) => return Err(corrupt("two kinds of home bits")),
         };
         let reserved = match flags & FLAG_RESERVED != 0 {

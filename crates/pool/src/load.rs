@@ -1,6 +1,7 @@
 //! From records to state: decodes what the metadata holds, checks that it makes sense together, and
 //! derives holders, owners, counts and free space. Used by open and by `check` alike.
 
+use crate::alloc::Allocator;
 use crate::extent::Extent;
 use crate::records::{ImageRecord, MapPage, PoolRecord, RecordKey, RegionRecord};
 use crate::state::{ExtentState, PageState, State, run_clusters};
@@ -15,8 +16,10 @@ pub(crate) struct Unverified {
     pub(crate) pool: Option<PoolRecord>,
     pub(crate) images: BTreeMap<ImageId, ImageRecord>,
     pub(crate) pages: BTreeMap<MapPageId, MapPage>,
-    pub(crate) extents: HashMap<ExtentId, Extent>,
-    pub(crate) regions: BTreeMap<RegionIndex, RegionRecord>,
+    /// As the state will have them, so that there is never a copy of all.
+    pub(crate) extents: HashMap<ExtentId, Box<ExtentState>>,
+    /// In the order they came; the last of each region counts, `None` if it was removed.
+    pub(crate) regions: Vec<(RegionIndex, Option<RegionRecord>)>,
 }
 
 impl Unverified {
@@ -32,10 +35,11 @@ impl Unverified {
                 self.pages.insert(id, MapPage::decode(value).map_err(named)?);
             }
             RecordKey::Extent(id) => {
-                self.extents.insert(id, Extent::decode(value).map_err(named)?);
+                let extent = Extent::decode(value).map_err(named)?;
+                self.extents.insert(id, Box::new(ExtentState::new(extent, 0)));
             }
             RecordKey::Region(region) => {
-                self.regions.insert(region, RegionRecord::decode(value).map_err(named)?);
+                self.regions.push((region, Some(RegionRecord::decode(value).map_err(named)?)));
             }
         }
         Ok(())
@@ -47,14 +51,14 @@ impl Unverified {
             RecordKey::Image(id) => drop(self.images.remove(&id)),
             RecordKey::Page(id) => drop(self.pages.remove(&id)),
             RecordKey::Extent(id) => drop(self.extents.remove(&id)),
-            RecordKey::Region(region) => drop(self.regions.remove(&region)),
+            RecordKey::Region(region) => self.regions.push((region, None)),
         }
     }
 
     /// The regions of every cluster that `extent` counts for and its older version did not: they need
     /// an intent before the newer version is committed (I1).
     pub(crate) fn regions_changed_by(&self, id: ExtentId, newer: &Extent) -> Vec<RegionIndex> {
-        let older = self.extents.get(&id);
+        let older = self.extents.get(&id).map(|older| &older.extent);
         let mut regions = Vec::new();
         for (slot, length, target) in newer.runs() {
             let same = older.is_some_and(|older| older.run(slot, length) == (target, length));
@@ -69,7 +73,7 @@ impl Unverified {
 
     /// The last region that is an extent's home.
     pub(crate) fn highest_home(&self) -> Option<RegionIndex> {
-        self.extents.values().filter_map(|extent| extent.home).max()
+        self.extents.values().filter_map(|entry| entry.extent.home).max()
     }
 
     /// The highest id in use.
@@ -83,14 +87,11 @@ impl Unverified {
     /// Moves the records into `state`, deriving all that is derived. Returns pages and extents that
     /// nobody holds, left by a crash, for the sweeper. Pages that name missing extents, images that
     /// name missing pages, and clusters beyond the data are `Corrupt`.
-    pub(crate) fn into_state(self, state: &mut State, regions_on_disk: u32) -> Result<Garbage> {
+    pub(crate) fn into_state(mut self, state: &mut State, regions_on_disk: u32) -> Result<Garbage> {
         for (id, page) in self.pages {
             state.pages.insert(id, PageState { page, holders: 0 });
         }
-        state.extents.reserve(self.extents.len());
-        for (id, extent) in self.extents {
-            state.extents.insert(id, ExtentState::new(extent, 0));
-        }
+        state.extents = self.extents;
         for (id, record) in self.images {
             for page in record.pages.iter().flatten() {
                 if !state.pages.contains_key(page) {
@@ -106,9 +107,13 @@ impl Unverified {
             state.insert_image(id, record);
         }
         hold_extents(state)?;
-        count_clusters(state, regions_on_disk)?;
-        for (region, record) in self.regions {
-            state.regions.load(region, record);
+        count_homes(state, regions_on_disk)?;
+        count_references(state, regions_on_disk)?;
+        self.regions.sort_by_key(|(region, _)| *region);
+        for of_region in self.regions.chunk_by(|(one, _), (other, _)| one == other) {
+            if let Some((region, Some(record))) = of_region.last() {
+                state.regions.load(*region, *record);
+            }
         }
         Ok(Garbage {
             pages: unheld(state.pages.iter().map(|(id, page)| (*id, page.holders))),
@@ -143,19 +148,29 @@ fn hold_extents(state: &mut State) -> Result<()> {
     Ok(())
 }
 
-fn count_clusters(state: &mut State, regions_on_disk: u32) -> Result<()> {
+/// Homes come first and are counted whole: that is nearly all there is to count.
+fn count_homes(state: &mut State, regions_on_disk: u32) -> Result<()> {
     for (id, entry) in &state.extents {
-        if let Some(home) = entry.extent.home {
-            let other = state.allocator.owner(home).filter(|other| other != id);
-            if other.is_some() || home.0 >= regions_on_disk {
-                return Err(missing(format!(
-                    "extent {} has a home at region {}, which is not its own or not there",
-                    id.0, home.0
-                )));
-            }
-            state.allocator.set_owner(home, *id);
+        let Some(home) = entry.extent.home else { continue };
+        if state.allocator.owner(home).is_some() || home.0 >= regions_on_disk {
+            return Err(missing(format!(
+                "extent {} has a home at region {}, which is not its own or not there",
+                id.0, home.0
+            )));
         }
-        for (_, length, target) in entry.extent.runs() {
+        state.allocator.set_owner(home, *id);
+        state.allocator.add_home(home, entry.extent.home_counts());
+    }
+    Ok(())
+}
+
+/// References go anywhere: counted in order of place, some at a time, they miss the caches less.
+const REFERENCES_AT_ONCE: usize = 1 << 19;
+
+fn count_references(state: &mut State, regions_on_disk: u32) -> Result<()> {
+    let mut batch = Vec::new();
+    for (id, entry) in &state.extents {
+        for (_, length, target) in entry.extent.references() {
             for cluster in run_clusters(target, length) {
                 if cluster.region().0 == 0 || cluster.region().0 >= regions_on_disk {
                     return Err(missing(format!(
@@ -164,11 +179,22 @@ fn count_clusters(state: &mut State, regions_on_disk: u32) -> Result<()> {
                         cluster.data_offset()
                     )));
                 }
-                state.allocator.add_reference(cluster);
+                batch.push(cluster);
             }
         }
+        if batch.len() >= REFERENCES_AT_ONCE {
+            count_batch(&mut state.allocator, &mut batch);
+        }
     }
+    count_batch(&mut state.allocator, &mut batch);
     Ok(())
+}
+
+fn count_batch(allocator: &mut Allocator, batch: &mut Vec<ClusterIndex>) {
+    batch.sort_unstable();
+    for cluster in batch.drain(..) {
+        allocator.add_reference(cluster);
+    }
 }
 
 fn missing(what: String) -> Error {

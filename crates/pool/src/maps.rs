@@ -68,7 +68,7 @@ impl State {
                         self.allocator.add_reference(cluster);
                     }
                 }
-                self.extents.insert(id, ExtentState::new(extent, 1));
+                self.extents.insert(id, Box::new(ExtentState::new(extent, 1)));
                 self.touch(RecordKey::Extent(id));
                 self.set_page_entry(page_id, within, Some(id));
                 if let Some(shared) = shared {

@@ -325,7 +325,7 @@ fn replay(
         batch.insert(key, value);
     }
     for region in regions {
-        records.regions.insert(region, RegionRecord::Intent);
+        records.regions.push((region, Some(RegionRecord::Intent)));
         batch.insert(RecordKey::Region(region), Some(RegionRecord::Intent.encode()));
     }
     Ok(batch)

@@ -91,7 +91,8 @@ pub(crate) struct State {
     pub(crate) images: BTreeMap<ImageId, ImageState>,
     pub(crate) names: BTreeMap<ImageName, ImageId>,
     pub(crate) pages: BTreeMap<MapPageId, PageState>,
-    pub(crate) extents: HashMap<ExtentId, ExtentState>,
+    /// Boxed, because half of a hash map may be empty places.
+    pub(crate) extents: HashMap<ExtentId, Box<ExtentState>>,
     pub(crate) next_id: u64,
 
     pub(crate) allocator: Allocator,
