@@ -161,7 +161,8 @@ impl<D: Directory> Pool<D> {
                 Err(error) => error,
             };
             let may_pass = error.kind() == ErrorKind::NoSpace && self.store.failure().is_none();
-            if !may_pass || self.is_stopped() {
+            // A shutdown does not wait for space: the journal keeps what is not committed (I15).
+            if !may_pass || self.lock().closing {
                 return Err(error);
             }
             self.lock().commit_waits = Some(format!("commits wait for space: {error}"));

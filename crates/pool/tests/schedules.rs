@@ -9,6 +9,7 @@ use blockyard_pool::MapState;
 use blockyard_sim::{Fault, FaultError, OperationKind};
 use machine::{Machine, client, name, pattern, read, write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Each in a region of its own, so that there is much to hash again.
 const EXTENTS: u64 = 16;
@@ -195,4 +196,43 @@ fn a_checkpoint_without_space_is_told_once_and_made_once_there_is_space() {
     machine.world.set_capacity(None);
     machine.pass(&pool, 2000);
     assert_eq!(told(&pool), Vec::<String>::new());
+}
+
+#[test]
+fn a_pool_whose_log_waits_for_space_shuts_down_and_loses_nothing() {
+    let mut machine = Machine::new(6);
+    let pool = machine.open();
+    let owned = Arc::clone(&pool);
+    machine.run(async move {
+        owned.create_image(&name("a"), 16 << 20, 1).await.unwrap();
+    });
+    machine.world.set_capacity(Some(0));
+    let acknowledged = Arc::new(AtomicU8::new(0));
+    let (owned, written) = (Arc::clone(&pool), Arc::clone(&acknowledged));
+    machine.executor.spawn(async move {
+        let volume = owned.open_image(&name("a"), client(true)).unwrap();
+        for tag in 1..=u8::MAX {
+            volume.discard(0, 4096, false).await.unwrap();
+            write(&volume, 0, &pattern(tag, 4096)).await;
+            written.store(tag, Ordering::Relaxed);
+            if volume.flush().await.is_err() {
+                break;
+            }
+        }
+    });
+    machine.pass(&pool, 3000);
+    let activities = pool.status().unwrap().activities;
+    assert!(activities.iter().any(|told| told.contains("wait for space")), "{activities:?}");
+    let owned = Arc::clone(&pool);
+    let refused = machine.run(async move { owned.shutdown().await }).unwrap_err();
+    assert!(refused.message().contains("no storage space"), "{refused}");
+    drop(pool);
+    machine.executor.kill();
+    machine.world.set_capacity(None);
+    let pool = machine.open();
+    let tag = acknowledged.load(Ordering::Relaxed);
+    machine.run(async move {
+        let volume = pool.open_image(&name("a"), client(false)).unwrap();
+        assert_eq!(read(&volume, 0, 4096).await, pattern(tag, 4096), "tag {tag}");
+    });
 }
