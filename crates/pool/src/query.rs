@@ -198,10 +198,11 @@ impl<D: Directory> Pool<D> {
     /// over all hashes, no data. `None` while clusters are untrusted.
     pub async fn bytes_unique(&self) -> Result<Option<u64>> {
         let mut seen = std::collections::HashSet::new();
+        let reserved = self.reserved_clusters();
         for region in 1..self.region_count() {
             let region = RegionIndex(region);
             let mut copy = None;
-            for cluster in self.clusters_in_use(region) {
+            for cluster in self.clusters_with_data(region, &reserved) {
                 match self.known_cluster(cluster, &mut copy).await? {
                     Known::Hash(hash) => drop(seen.insert(hash)),
                     Known::Untrusted => return Ok(None),
@@ -215,7 +216,39 @@ impl<D: Directory> Pool<D> {
         self.lock().allocator.region_count()
     }
 
-    pub(crate) fn clusters_in_use(&self, region: RegionIndex) -> Vec<ClusterIndex> {
+    /// The runs of clusters that slots keep without data, sorted: they count, but have no content. Walked
+    /// some extents at a time, so that requests go on.
+    fn reserved_clusters(&self) -> Vec<(ClusterIndex, u64)> {
+        let ids: Vec<ExtentId> = self.lock().extents.keys().copied().collect();
+        let mut runs = Vec::new();
+        for some in ids.chunks(64) {
+            let state = self.lock();
+            for extent in some.iter().filter_map(|id| state.extents.get(id)) {
+                runs.extend(extent.extent.runs().filter_map(|(_, length, target)| match target {
+                    Slot::Reserved(first) => Some((first, length as u64)),
+                    Slot::Zero | Slot::Data(_) => None,
+                }));
+            }
+        }
+        runs.sort_unstable();
+        runs
+    }
+
+    fn clusters_with_data(
+        &self,
+        region: RegionIndex,
+        reserved: &[(ClusterIndex, u64)],
+    ) -> Vec<ClusterIndex> {
+        let is_reserved = |cluster: &ClusterIndex| {
+            let next = reserved.partition_point(|(first, _)| first <= cluster);
+            next > 0 && cluster.0 - reserved[next - 1].0.0 < reserved[next - 1].1
+        };
+        let mut clusters = self.clusters_in_use(region);
+        clusters.retain(|cluster| !is_reserved(cluster));
+        clusters
+    }
+
+    fn clusters_in_use(&self, region: RegionIndex) -> Vec<ClusterIndex> {
         let state = self.lock();
         if state.allocator.used_in(region) == 0 {
             return Vec::new();
@@ -229,8 +262,9 @@ impl<D: Directory> Pool<D> {
     pub async fn scrub(&self, mut progress: impl FnMut(&Scrub) -> bool) -> Result<Scrub> {
         let mut scrub =
             Scrub { clusters_total: self.lock().allocator.clusters_used(), ..Scrub::default() };
+        let reserved = self.reserved_clusters();
         for region in 1..self.region_count() {
-            let clusters = self.clusters_in_use(RegionIndex(region));
+            let clusters = self.clusters_with_data(RegionIndex(region), &reserved);
             if clusters.is_empty() {
                 continue;
             }

@@ -165,3 +165,20 @@ fn hashes_and_digest_are_those_of_the_content() {
     });
     assert_eq!(before, after);
 }
+
+#[test]
+fn a_place_that_was_kept_and_never_written_is_no_damage() {
+    let mut machine = Machine::new(5);
+    let pool = machine.open();
+    machine.run(async move {
+        pool.create_image(&name("a"), 8 << 20, 1).await.unwrap();
+        let volume = pool.open_image(&name("a"), client(true)).unwrap();
+        let keep = ZeroOptions { keep_place: true, fua: true };
+        volume.write_zeroes(0, 1 << 20, keep).await.unwrap();
+        write(&volume, 2 << 20, &pattern(1, 8192)).await;
+        let scrub = pool.scrub(|_| true).await.unwrap();
+        assert!(scrub.damage.is_empty(), "{:?}", scrub.damage);
+        assert_eq!(pool.status().unwrap().bytes_physical, (1 << 20) + 8192);
+        assert_eq!(pool.bytes_unique().await.unwrap(), Some(8192));
+    });
+}
