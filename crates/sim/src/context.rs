@@ -115,13 +115,19 @@ impl Context {
         }
     }
 
+    /// Whether removed images still have space to give back: no request may fail for lack of it (I10).
+    fn space_is_coming(&self) -> bool {
+        let told = self.pool().inspect();
+        !told.pages_to_sweep.is_empty() || !told.extents_to_sweep.is_empty()
+    }
+
     /// Judges whether a request may fail like this.
     pub(crate) fn judge_error(&self, what: impl Display, error: &Error) {
         self.trace(format_args!("{what} failed: {error}"));
         let excused = match error.kind() {
             ErrorKind::NoSpace => {
                 self.note(Count::NoSpace);
-                self.scenario.is_tight() || self.faulty.get()
+                self.faulty.get() || self.scenario.is_tight() && !self.space_is_coming()
             }
             ErrorKind::Corrupt => false,
             _ => self.faulty.get(),

@@ -161,6 +161,8 @@ struct Pending {
     /// Set when the operation has taken effect and only its answer is still to come.
     outcome: Option<Outcome>,
     waker: Waker,
+    /// Stays in flight while much else happens, as one request of a busy disk may.
+    slow: bool,
 }
 
 pub(crate) struct World {
@@ -193,7 +195,9 @@ impl World {
             result: Err(io::Error::other("this handle is of a process that crashed")),
             buffer: None,
         });
-        self.pending.push(Pending { id, request: Some(request), outcome: stale, waker });
+        let transfers = matches!(request, Request::Read { .. } | Request::Write { .. });
+        let slow = transfers && self.rng.u8(0..16) == 0;
+        self.pending.push(Pending { id, request: Some(request), outcome: stale, waker, slow });
         id
     }
 
@@ -242,6 +246,9 @@ impl World {
             return None;
         }
         let index = self.rng.usize(0..self.pending.len());
+        if self.pending[index].slow && self.rng.u8(0..64) != 0 {
+            return None;
+        }
         if let Some(request) = self.pending[index].request.take() {
             if self.pending[index].outcome.is_none() {
                 let outcome = self.take_effect(request);
