@@ -65,7 +65,11 @@ impl PendingFrees {
     }
 
     /// Removes and returns what may be reused now that `durable` is durable.
-    pub(crate) fn release(&mut self, durable: Generation, epochs: &Epochs) -> Vec<ClusterIndex> {
+    pub(crate) fn release(
+        &mut self,
+        durable: Generation,
+        epochs: &Epochs,
+    ) -> (Option<Generation>, Vec<ClusterIndex>) {
         let mut last = None;
         while let Some((generation, epoch)) = self.captured.front().copied()
             && generation <= durable
@@ -74,7 +78,7 @@ impl PendingFrees {
             self.captured.pop_front();
             last = Some(generation);
         }
-        let Some(last) = last else { return Vec::new() };
+        let Some(last) = last else { return (None, Vec::new()) };
         let released: Vec<ClusterIndex> = self
             .clusters
             .iter()
@@ -84,7 +88,7 @@ impl PendingFrees {
         for cluster in &released {
             self.clusters.remove(cluster);
         }
-        released
+        (Some(last), released)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -111,10 +115,10 @@ mod tests {
         let read = epochs.enter();
         frees.push(ClusterIndex(2000), Generation(1), None);
         frees.capture(Generation(1), epochs.advance());
-        assert!(frees.release(Generation(0), &epochs).is_empty(), "not durable");
-        assert!(frees.release(Generation(1), &epochs).is_empty(), "a read is in flight");
+        assert!(frees.release(Generation(0), &epochs).1.is_empty(), "not durable");
+        assert!(frees.release(Generation(1), &epochs).1.is_empty(), "a read is in flight");
         epochs.leave(read);
-        assert_eq!(frees.release(Generation(1), &epochs), [ClusterIndex(2000)]);
+        assert_eq!(frees.release(Generation(1), &epochs).1, [ClusterIndex(2000)]);
     }
 
     #[test]
@@ -125,6 +129,6 @@ mod tests {
         frees.capture(Generation(1), epochs.advance());
         assert!(frees.take_back(ClusterIndex(2000), (ExtentId(9), 5)).is_none());
         assert!(frees.take_back(ClusterIndex(2000), (ExtentId(9), 4)).is_some());
-        assert!(frees.release(Generation(1), &epochs).is_empty());
+        assert!(frees.release(Generation(1), &epochs).1.is_empty());
     }
 }

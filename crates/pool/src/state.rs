@@ -293,14 +293,17 @@ impl State {
         assert!(generation == self.durable.next(), "captures become durable in order");
         self.durable = generation;
         self.journal.reset(generation);
-        self.recently_shared.retain(|_, since| *since > generation);
-        self.recently_held.retain(|_, since| *since > generation);
         self.release_frees();
     }
 
     /// Makes freed clusters available whose commit and readers are done; true if there were any.
     pub(crate) fn release_frees(&mut self) -> bool {
-        let released = self.frees.release(self.durable, &self.epochs);
+        let (settled, released) = self.frees.release(self.durable, &self.epochs);
+        if let Some(settled) = settled {
+            // A read planned while a cluster was shared must not see its last user's next write.
+            self.recently_shared.retain(|_, since| *since > settled);
+            self.recently_held.retain(|_, since| *since > settled);
+        }
         for cluster in &released {
             self.allocator.unblock(*cluster);
         }
