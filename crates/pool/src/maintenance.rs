@@ -195,7 +195,9 @@ impl<D: Directory> Pool<D> {
         }
         let crowded = state.metadata_room() < SWEEP_BYTES || state.frees.are_many();
         let more = !crowded && state.sweep(SWEEP_STEPS);
-        if !more && !state.sweeps.is_empty() {
+        let removed_only_now =
+            state.sweeps.front().is_some_and(|(removed, _)| *removed > state.durable);
+        if crowded || removed_only_now {
             state.wanted.sync = true;
         }
         state.seal();

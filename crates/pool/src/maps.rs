@@ -273,7 +273,8 @@ impl State {
     pub(crate) fn sweep(&mut self, steps_max: usize) -> bool {
         for _ in 0..steps_max {
             match self.sweeps.front() {
-                Some((generation, _)) if *generation <= self.durable => {}
+                // A reader of the removed image must not see what others write once they are alone.
+                Some((generation, _)) if *generation <= self.settled => {}
                 _ => return false,
             }
             match self.sweeps.pop_front() {

@@ -108,6 +108,8 @@ pub(crate) struct State {
     /// The generation that changes made now belong to.
     pub(crate) generation: Generation,
     pub(crate) durable: Generation,
+    /// Durable, and no I/O planned before its capture is in flight.
+    pub(crate) settled: Generation,
     touched: Vec<RecordKey>,
     pub(crate) dirty: BTreeSet<RecordKey>,
     pub(crate) dirty_since_ms: u64,
@@ -179,6 +181,7 @@ impl State {
             sweeps: VecDeque::new(),
             generation: Generation(1),
             durable: Generation(0),
+            settled: Generation(0),
             touched: Vec::new(),
             dirty: BTreeSet::new(),
             dirty_since_ms: 0,
@@ -300,6 +303,7 @@ impl State {
     pub(crate) fn release_frees(&mut self) -> bool {
         let (settled, released) = self.frees.release(self.durable, &self.epochs);
         if let Some(settled) = settled {
+            self.settled = settled;
             // A read planned while a cluster was shared must not see its last user's next write.
             self.recently_shared.retain(|_, since| *since > settled);
             self.recently_held.retain(|_, since| *since > settled);
