@@ -1,3 +1,5 @@
+//! What the command line of xtask promises, one test for each promise.
+
 use super::{COMMANDS, dispatch, overview};
 
 fn run(words: &[&str]) -> Result<bool, String> {

@@ -1,3 +1,5 @@
+//! What `break_invariants` promises, one test for each promise.
+
 use super::{Break, Verdict, agree, choose, parse, try_all};
 use std::collections::BTreeSet;
 

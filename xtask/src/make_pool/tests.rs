@@ -1,3 +1,5 @@
+//! What `make_pool` promises, one test for each promise.
+
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use super::*;

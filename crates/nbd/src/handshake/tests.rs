@@ -1,3 +1,5 @@
+//! What `handshake` promises, one test for each promise.
+
 use super::{Catalogue, Handshake, Progress};
 use crate::exports::{EndReason, ExportSummary};
 use blockyard_block::{

@@ -1,3 +1,5 @@
+//! What `reply` promises, one test for each promise.
+
 use super::{Answer, Batch};
 use crate::execute::Outcome;
 use crate::transmission::Terms;

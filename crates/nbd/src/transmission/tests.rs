@@ -1,3 +1,5 @@
+//! What `transmission` promises, one test for each promise.
+
 use super::{Decoded, Decoder, Operation, Terms, Violation};
 
 fn terms() -> Terms {

@@ -1,3 +1,5 @@
+//! What `extent` promises, one test for each promise.
+
 use super::{Extent, Slot};
 use blockyard_block::{ClusterIndex, EXTENT_CLUSTERS, RegionIndex};
 

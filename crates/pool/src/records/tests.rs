@@ -1,3 +1,5 @@
+//! What `records` promises, one test for each promise.
+
 use super::*;
 
 fn samples() -> Vec<Vec<u8>> {

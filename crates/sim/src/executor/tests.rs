@@ -1,3 +1,5 @@
+//! What `executor` promises, one test for each promise.
+
 use super::Executor;
 use crate::SimWorld;
 use blockyard_block::Buffer;

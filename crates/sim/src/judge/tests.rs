@@ -1,3 +1,5 @@
+//! What `judge` promises, one test for each promise.
+
 use super::judge_counts;
 use blockyard_block::{ClusterIndex, ExtentId, ImageId, MapPageId, RegionIndex};
 use blockyard_pool::{InspectedExtent, InspectedPage, InspectedSlot, Inspection};

@@ -1,3 +1,5 @@
+//! What `model` promises, one test for each promise.
+
 use super::{Change, ImageModel, Model, Rule, SharedImage, Value};
 use crate::content::{SECTOR, Tag};
 use std::collections::BTreeMap;

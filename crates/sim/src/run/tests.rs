@@ -1,3 +1,5 @@
+//! What `run` promises, one test for each promise.
+
 use super::run_seed;
 
 /// Few, because a test build is slow: `cargo run --release -p blockyard-sim` plays many.

@@ -1,3 +1,5 @@
+//! What `world` promises, one test for each promise.
+
 use super::SimWorld;
 use crate::{Executor, Fault, FaultError, OperationKind, SimDisk};
 use blockyard_block::{Buffer, BufferMut};

@@ -1,3 +1,5 @@
+//! What `copy` promises, one test for each promise.
+
 use super::{Shape, Sink, copy};
 use crate::transfer_file::progress::Progress;
 use crate::transfer_file::source::{Run, Source};

@@ -1,3 +1,5 @@
+//! What `detect` promises, one test for each promise.
+
 use super::{Detected, detect};
 use blockyard_block::{ErrorKind, Result};
 use std::io::Write;

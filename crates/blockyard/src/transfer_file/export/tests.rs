@@ -1,3 +1,5 @@
+//! What `export` promises, one test for each promise.
+
 use super::{DeviceSource, Exported, write_file, write_stream};
 use crate::transfer_file::progress::Progress;
 use crate::transfer_file::testing::{

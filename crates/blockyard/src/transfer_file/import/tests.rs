@@ -1,3 +1,5 @@
+//! What `import` promises, one test for each promise.
+
 use crate::transfer_file::detect::Detected;
 use crate::transfer_file::testing::{Scratch, convert, disk_content, has, import, run_qemu_img};
 use blockyard_api::FileFormat;

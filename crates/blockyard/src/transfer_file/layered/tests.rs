@@ -1,3 +1,5 @@
+//! What `layered` promises, one test for each promise.
+
 use crate::transfer_file::testing::{Scratch, Seeded, import};
 use blockyard_block::ErrorKind;
 

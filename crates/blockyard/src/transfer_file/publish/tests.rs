@@ -1,3 +1,5 @@
+//! What `publish` promises, one test for each promise.
+
 use super::NewFile;
 use crate::transfer_file::testing::Scratch;
 use blockyard_block::ErrorKind;

@@ -1,3 +1,5 @@
+//! What `qcow2_header` promises, one test for each promise.
+
 use super::{Reader, inspect};
 use crate::transfer_file::testing::{
     Scratch, Seeded, convert, disk_content, has, import, run_qemu_img,

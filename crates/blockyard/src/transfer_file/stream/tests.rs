@@ -1,3 +1,5 @@
+//! What `stream` promises, one test for each promise.
+
 use super::{spool, write_stream};
 use crate::transfer_file::progress::Progress;
 use crate::transfer_file::raw::RawSource;

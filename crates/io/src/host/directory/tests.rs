@@ -1,3 +1,5 @@
+//! What `directory` promises, one test for each promise.
+
 use crate::{Directory, Disk, Fence, HostDirectory, HostOptions, block_on};
 use blockyard_block::Buffer;
 use std::io;

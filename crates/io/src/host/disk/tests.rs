@@ -1,3 +1,5 @@
+//! What `disk` promises, one test for each promise.
+
 use crate::host::test_support::FORK_GRACE;
 use crate::{Disk, Fence, HostDisk, HostOptions, block_on};
 use blockyard_block::{Buffer, BufferMut};

@@ -1,3 +1,5 @@
+//! What `fence` promises, one test for each promise.
+
 use super::{Fence, lock};
 use crate::host::test_support::Holder;
 use std::fs::File;

@@ -1,3 +1,5 @@
+//! What `mapped` promises, one test for each promise.
+
 use super::{MappedFile, boot_id, parse_boot_id};
 use crate::Mapped;
 use crate::host::test_support::FORK_GRACE;

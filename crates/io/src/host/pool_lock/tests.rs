@@ -1,3 +1,5 @@
+//! What `pool_lock` promises, one test for each promise.
+
 use super::{PoolLock, flock_holder, parse_owner};
 use crate::host::test_support::{FORK_GRACE, Holder};
 use blockyard_block::ErrorKind;

@@ -1,3 +1,5 @@
+//! What `space` promises, one test for each promise.
+
 use super::fill_holes;
 use crate::host::test_support::{FORK_GRACE, LoopDevice, SmallFileSystem};
 use crate::{Disk, HostDisk, HostOptions, block_on};

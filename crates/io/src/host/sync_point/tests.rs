@@ -1,3 +1,5 @@
+//! What `sync_point` promises, one test for each promise.
+
 use super::SyncPoint;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,3 +1,5 @@
+//! What `transfer` promises, one test for each promise.
+
 use super::{read_whole, write_whole};
 use rustix::io::Errno;
 use std::io;

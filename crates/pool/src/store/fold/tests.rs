@@ -1,3 +1,5 @@
+//! What `fold` promises, one test for each promise.
+
 use super::{Step, plan};
 use crate::store::manifest::PartEntry;
 use crate::store::overlay::Overlay;

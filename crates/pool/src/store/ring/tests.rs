@@ -1,3 +1,5 @@
+//! What `ring` promises, one test for each promise.
+
 use super::{Class, Position, Ring};
 use crate::store::StoreOptions;
 

@@ -1,3 +1,5 @@
+//! What `store` promises, one test for each promise.
+
 use super::memory::{MemoryDirectory, run};
 use crate::PoolId;
 use crate::store::{Change, Key, Recovery, Store, StoreOptions};
