@@ -6,10 +6,12 @@
 //! while it is in flight, so no implementation can be handed memory that goes away.
 
 mod host;
+mod ring;
 
 pub use host::{Fence, HostDirectory, HostDisk, HostOptions, MappedFile, PoolLock, boot_id};
 /// Drives a future on the calling thread; on the blocking implementations it never sleeps.
 pub use pollster::block_on;
+pub use ring::{Notifier, Panicked, Readiness, Ring, Source, Tasks, WatchId};
 
 use blockyard_block::{Buffer, BufferMut};
 use std::future::Future;

@@ -168,7 +168,7 @@ impl Directory for HostDirectory {
     }
 
     async fn sync(&self) -> io::Result<()> {
-        self.syncs.sync(|| self.sync_now())
+        self.syncs.sync(|| async { self.sync_now() }).await
     }
 
     async fn space_available(&self) -> io::Result<u64> {

@@ -3,13 +3,18 @@
 //! Offsets and lengths of reads, writes, allocations and punches must be multiples of 4096 in both
 //! modes, so that what works buffered also works direct. Memory need not be aligned: what O_DIRECT
 //! would refuse is copied.
+//!
+//! On a thread that has a [`Ring`](crate::Ring), reads, direct writes and syncs go to it; elsewhere, and
+//! for all else, the calls block. Buffered data is read without waiting if it is cached, and written by a
+//! plain call: file systems hand buffered writes of a ring to worker threads, which costs more.
 
 use super::fence::{self, Fence};
 use super::open::{self, HostOptions, Opened};
 use super::sync_point::SyncPoint;
-use super::transfer::{read_whole, write_whole};
+use super::transfer::{advance, read_whole, write_whole};
 use super::{at, space};
 use crate::Disk;
+use crate::ring::{self, Core};
 use blockyard_block::{Buffer, BufferMut, CLUSTER_SIZE};
 use rustix::fs::{Advice, SeekFrom};
 use std::fs::File;
@@ -17,11 +22,13 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// One open description of one file or block device, closed when this is dropped.
 pub struct HostDisk {
-    file: File,
+    file: Arc<File>,
     direct: bool,
     block_device: bool,
     syncs: SyncPoint,
@@ -84,8 +91,12 @@ impl HostDisk {
         } else {
             self.read_into(offset, buffer)
         };
+        self.judge_read(result, &range)
+    }
+
+    /// A bad sector inside a cluster shows as a short read, too.
+    fn judge_read(&self, result: io::Result<()>, range: &Range<u64>) -> io::Result<()> {
         match result {
-            // A bad sector inside a cluster shows as a short read, too.
             Err(error)
                 if error.kind() == io::ErrorKind::UnexpectedEof
                     && range.end <= self.length_now()? =>
@@ -94,6 +105,69 @@ impl HostDisk {
             }
             result => result,
         }
+    }
+
+    async fn read_on(
+        &self,
+        ring: &Rc<Core>,
+        offset: u64,
+        mut buffer: BufferMut,
+    ) -> (io::Result<()>, BufferMut) {
+        let range = match whole_clusters(offset, buffer.len() as u64) {
+            Ok(range) => range,
+            Err(error) => return (Err(error), buffer),
+        };
+        if self.direct && !is_aligned(&buffer) {
+            let aligned = BufferMut::zeroed(buffer.len());
+            let (result, aligned) = self.fill_on(ring, offset, aligned).await;
+            buffer.copy_from_slice(&aligned);
+            return (self.judge_read(result, &range), buffer);
+        }
+        let (result, buffer) = self.fill_on(ring, offset, buffer).await;
+        (self.judge_read(result, &range), buffer)
+    }
+
+    async fn fill_on(
+        &self,
+        ring: &Rc<Core>,
+        offset: u64,
+        mut buffer: BufferMut,
+    ) -> (io::Result<()>, BufferMut) {
+        let length = buffer.len();
+        let mut done = if self.direct { 0 } else { self.read_cached(offset, &mut buffer) };
+        while done < length {
+            let (result, back) = ring.read(&self.file, offset + done as u64, buffer, done).await;
+            buffer = back;
+            match advance(done, length, self.step(), result) {
+                Ok(Some(further)) => done = further,
+                Ok(None) => return (Err(io::ErrorKind::UnexpectedEof.into()), buffer),
+                Err(error) => return (Err(error), buffer),
+            }
+        }
+        (Ok(()), buffer)
+    }
+
+    /// Reads what is cached, without waiting; tells how many bytes that was.
+    fn read_cached(&self, offset: u64, buffer: &mut BufferMut) -> usize {
+        let mut slices = [io::IoSliceMut::new(buffer)];
+        let flags = rustix::io::ReadWriteFlags::NOWAIT;
+        // Nothing cached, or nothing known of the flag: the ring finds out what is the matter.
+        rustix::io::preadv2(&self.file, &mut slices, offset, flags).unwrap_or(0)
+    }
+
+    async fn write_on(&self, ring: &Rc<Core>, offset: u64, data: Buffer) -> io::Result<()> {
+        whole_clusters(offset, data.len() as u64)?;
+        let data = if data.is_aligned() { data } else { Buffer::copy_of(&data) };
+        let mut done = 0;
+        while done < data.len() {
+            let place = offset + done as u64;
+            let result = ring.write(&self.file, place, data.clone(), done).await;
+            match advance(done, data.len(), self.step(), result)? {
+                Some(further) => done = further,
+                None => return Err(io::ErrorKind::WriteZero.into()),
+            }
+        }
+        Ok(())
     }
 
     fn read_into(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
@@ -166,22 +240,35 @@ impl HostDisk {
 impl From<Opened> for HostDisk {
     fn from(opened: Opened) -> HostDisk {
         let Opened { file, direct, block_device } = opened;
-        HostDisk { file, direct, block_device, syncs: SyncPoint::default() }
+        HostDisk { file: Arc::new(file), direct, block_device, syncs: SyncPoint::default() }
     }
 }
 
 impl Disk for HostDisk {
     async fn read(&self, offset: u64, mut buffer: BufferMut) -> (io::Result<()>, BufferMut) {
+        if let Some(ring) = ring::current() {
+            return self.read_on(&ring, offset, buffer).await;
+        }
         let result = self.read_now(offset, &mut buffer);
         (result, buffer)
     }
 
     async fn write(&self, offset: u64, data: Buffer) -> io::Result<()> {
-        self.write_now(offset, &data)
+        match ring::current() {
+            Some(ring) if self.direct => self.write_on(&ring, offset, data).await,
+            _ => self.write_now(offset, &data),
+        }
     }
 
     async fn sync(&self) -> io::Result<()> {
-        self.syncs.sync(|| Ok(rustix::fs::fdatasync(&self.file)?))
+        self.syncs
+            .sync(|| async {
+                match ring::current() {
+                    Some(ring) => ring.sync(&self.file).await,
+                    None => Ok(rustix::fs::fdatasync(&self.file)?),
+                }
+            })
+            .await
     }
 
     async fn length(&self) -> io::Result<u64> {

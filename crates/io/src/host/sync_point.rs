@@ -5,13 +5,14 @@
 //! later one is believed: the failed pages may be gone, and the next fdatasync would say success
 //! (I12). What to do about the failure is the engine's business.
 
+use std::future::{Future, poll_fn};
 use std::io;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 #[derive(Default)]
 pub(super) struct SyncPoint {
     state: Mutex<State>,
-    changed: Condvar,
 }
 
 /// Syncs are numbered from 1 in the order they start.
@@ -22,6 +23,7 @@ struct State {
     succeeded: u64,
     running: bool,
     failure: Option<Failure>,
+    waiting: Vec<Waker>,
 }
 
 /// What is kept of the first error, to tell everybody after it.
@@ -31,48 +33,84 @@ enum Failure {
     Kind(io::ErrorKind),
 }
 
+/// What a caller is to do.
+enum Turn {
+    Lead,
+    Done(io::Result<()>),
+}
+
 impl SyncPoint {
     /// Returns when a sync that started after this call has ended. One of the waiting callers runs
-    /// `sync` for all of them; the others' closures are dropped unused.
-    pub(super) fn sync(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        let mut state = self.lock();
-        let wanted = state.started + 1;
-        loop {
-            if state.succeeded >= wanted {
-                return Ok(());
+    /// `sync` for all of them; the others' closures are dropped unused. A leader that is dropped
+    /// leaves the result unknown, which is a failure.
+    pub(super) async fn sync<F>(&self, sync: impl FnOnce() -> F) -> io::Result<()>
+    where
+        F: Future<Output = io::Result<()>>,
+    {
+        let wanted = self.lock().started + 1;
+        match poll_fn(|context| self.poll_turn(wanted, context)).await {
+            Turn::Done(result) => result,
+            Turn::Lead => {
+                let lead = Lead { point: self, result: Err(io::ErrorKind::Interrupted.into()) };
+                lead.end_with(sync().await)
             }
-            if let Some(failure) = state.failure {
-                return Err(failure.into());
-            }
-            if !state.running {
-                return self.lead(state, sync);
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    fn lead(
-        &self,
-        mut state: MutexGuard<'_, State>,
-        sync: impl FnOnce() -> io::Result<()>,
-    ) -> io::Result<()> {
+    fn poll_turn(&self, wanted: u64, context: &mut Context<'_>) -> Poll<Turn> {
+        let mut state = self.lock();
+        if state.succeeded >= wanted {
+            return Poll::Ready(Turn::Done(Ok(())));
+        }
+        if let Some(failure) = state.failure {
+            return Poll::Ready(Turn::Done(Err(failure.into())));
+        }
+        if state.running {
+            state.waiting.push(context.waker().clone());
+            return Poll::Pending;
+        }
         state.started += 1;
         state.running = true;
-        drop(state);
-        let result = sync();
+        Poll::Ready(Turn::Lead)
+    }
+
+    fn end(&self, result: &io::Result<()>) {
         let mut state = self.lock();
         state.running = false;
-        match &result {
+        match result {
             Ok(()) => state.succeeded = state.started,
             Err(error) => state.failure = Some(error.into()),
         }
-        self.changed.notify_all();
-        result
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        waiting.into_iter().for_each(Waker::wake);
     }
 
     /// No code that can panic runs under this lock, so a poisoned state is still a whole one.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The right to run the sync that others wait for.
+struct Lead<'a> {
+    point: &'a SyncPoint,
+    result: io::Result<()>,
+}
+
+impl Lead<'_> {
+    fn end_with(mut self, result: io::Result<()>) -> io::Result<()> {
+        self.result = result;
+        self.point.end(&self.result);
+        let result = std::mem::replace(&mut self.result, Ok(()));
+        std::mem::forget(self);
+        result
+    }
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        self.point.end(&self.result);
     }
 }
 

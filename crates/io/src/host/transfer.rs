@@ -17,7 +17,7 @@ pub(super) fn read_whole(
     let mut done = 0;
     while done < bytes.len() {
         let result = read_at(offset + done as u64, &mut bytes[done..]);
-        match advance(done, bytes.len(), step, result)? {
+        match advance(done, bytes.len(), step, result.map_err(io::Error::from))? {
             Some(further) => done = further,
             None => return Err(io::ErrorKind::UnexpectedEof.into()),
         }
@@ -35,7 +35,7 @@ pub(super) fn write_whole(
     let mut done = 0;
     while done < bytes.len() {
         let result = write_at(offset + done as u64, &bytes[done..]);
-        match advance(done, bytes.len(), step, result)? {
+        match advance(done, bytes.len(), step, result.map_err(io::Error::from))? {
             Some(further) => done = further,
             None => return Err(io::ErrorKind::WriteZero.into()),
         }
@@ -44,11 +44,11 @@ pub(super) fn write_whole(
 }
 
 /// Where to go on after one call; `None` if it did not get anywhere.
-fn advance(
+pub(super) fn advance(
     done: usize,
     length: usize,
     step: usize,
-    result: Result<usize, Errno>,
+    result: io::Result<usize>,
 ) -> io::Result<Option<usize>> {
     match result {
         Ok(count) if done + count == length => Ok(Some(length)),
@@ -56,8 +56,8 @@ fn advance(
             let further = (done + count) / step * step;
             Ok((further > done).then_some(further))
         }
-        Err(Errno::INTR) => Ok(Some(done)),
-        Err(error) => Err(error.into()),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(Some(done)),
+        Err(error) => Err(error),
     }
 }
 

@@ -7,6 +7,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+fn sync(point: &SyncPoint, run: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    crate::block_on(point.sync(|| async { run() }))
+}
+
 /// Long enough that a thread which wants to wait on the sync point has got there.
 const SETTLE: Duration = Duration::from_millis(100);
 
@@ -18,7 +22,7 @@ fn a_caller_never_joins_a_sync_that_started_before_it_arrived() {
     let (finish_first, first_may_finish) = mpsc::channel::<()>();
     thread::scope(|scope| {
         scope.spawn(|| {
-            point.sync(move || {
+            sync(&point, move || {
                 first_runs.send(()).unwrap();
                 first_may_finish.recv().unwrap();
                 Ok(())
@@ -26,7 +30,7 @@ fn a_caller_never_joins_a_sync_that_started_before_it_arrived() {
         });
         first_is_running.recv().unwrap();
         let late = scope.spawn(|| {
-            point.sync(|| {
+            sync(&point, || {
                 syncs.fetch_add(1, Ordering::SeqCst);
                 Ok(())
             })
@@ -48,7 +52,7 @@ fn all_who_arrive_while_a_sync_runs_share_the_next_one() {
     let (finish_first, first_may_finish) = mpsc::channel::<()>();
     thread::scope(|scope| {
         scope.spawn(|| {
-            point.sync(move || {
+            sync(&point, move || {
                 first_runs.send(()).unwrap();
                 first_may_finish.recv().unwrap();
                 Ok(())
@@ -61,7 +65,7 @@ fn all_who_arrive_while_a_sync_runs_share_the_next_one() {
                     syncs.fetch_add(1, Ordering::SeqCst);
                     Ok(())
                 };
-                point.sync(counted).unwrap();
+                sync(&point, counted).unwrap();
             });
         }
         thread::sleep(SETTLE);
@@ -84,7 +88,7 @@ fn syncs_never_overlap() {
                         running.fetch_sub(1, Ordering::SeqCst);
                         Ok(())
                     };
-                    point.sync(alone).unwrap();
+                    sync(&point, alone).unwrap();
                 }
             });
         }
@@ -95,10 +99,10 @@ fn syncs_never_overlap() {
 fn after_a_failed_sync_every_later_one_fails_without_being_tried() {
     const EIO: i32 = 5;
     let point = SyncPoint::default();
-    point.sync(|| Ok(())).unwrap();
-    point.sync(|| Err(io::Error::from_raw_os_error(EIO))).unwrap_err();
+    sync(&point, || Ok(())).unwrap();
+    sync(&point, || Err(io::Error::from_raw_os_error(EIO))).unwrap_err();
     for _ in 0..3 {
-        let error = point.sync(|| panic!("the kernel would lie now")).unwrap_err();
+        let error = sync(&point, || panic!("the kernel would lie now")).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(EIO));
     }
 }
@@ -110,14 +114,14 @@ fn those_who_wait_when_a_sync_fails_are_told() {
     let (finish_first, first_may_finish) = mpsc::channel::<()>();
     thread::scope(|scope| {
         let first = scope.spawn(|| {
-            point.sync(move || {
+            sync(&point, move || {
                 first_runs.send(()).unwrap();
                 first_may_finish.recv().unwrap();
                 Err(io::ErrorKind::StorageFull.into())
             })
         });
         first_is_running.recv().unwrap();
-        let late = scope.spawn(|| point.sync(|| Ok(())));
+        let late = scope.spawn(|| sync(&point, || Ok(())));
         thread::sleep(SETTLE);
         finish_first.send(()).unwrap();
         assert!(first.join().unwrap().is_err());
