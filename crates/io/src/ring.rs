@@ -55,12 +55,14 @@ pub struct Ring {
     notifier: Arc<Notifier>,
 }
 
-/// A socket that became readable or writable, or broke (then it is both).
+/// A socket that became readable or writable, or broke (then it is all three).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Readiness {
     pub token: u64,
     pub readable: bool,
     pub writable: bool,
+    /// The other end sends no more: the end may lie behind what a read brings, and is told once.
+    pub ended: bool,
 }
 
 /// A watch of [`Ring::watch`].

@@ -1,20 +1,20 @@
 //! Serves one file over NBD, to measure the server without an engine below it.
 //!
-//! `nbd-file --socket PATH --file PATH [--direct]`, export name `disk`. Prints `ready` and serves until
-//! killed. With `--direct` the file is opened with O_DIRECT, and requests must be whole sectors.
+//! `nbd-file --socket PATH --file PATH [--direct] [--io-threads N]`, export name `disk`. Prints `ready` and
+//! serves until killed. With `--direct` the file is opened with O_DIRECT. Requests must be whole
+//! clusters of 4 KiB. With `--io-threads 0` each connection has threads of its own, and no ring.
 
 use blockyard_block::{
     AllocationRun, AllocationState, BlockDevice, Buffer, BufferMut, Error, ErrorKind, Result,
     Segment, ZeroOptions,
 };
-use blockyard_nbd::{ClientInfo, ExportSummary, Exports, Limits, Server};
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use blockyard_io::{Disk, HostDisk, HostOptions};
+use blockyard_nbd::{ClientInfo, Event, ExportSummary, Exports, Limits, Server};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
 struct PlainFile {
-    file: File,
+    disk: HostDisk,
     size: u64,
 }
 
@@ -32,18 +32,18 @@ impl BlockDevice for PlainFile {
     }
 
     async fn read(&self, offset: u64, length: u64) -> Result<Vec<Segment>> {
-        let mut buffer = BufferMut::zeroed(length as usize);
-        self.file.read_exact_at(&mut buffer, offset).map_err(failed)?;
+        let (result, buffer) = self.disk.read(offset, BufferMut::zeroed(length as usize)).await;
+        result.map_err(failed)?;
         Ok(vec![Segment::Data(buffer.freeze())])
     }
 
     async fn write(&self, offset: u64, data: Buffer, fua: bool) -> Result<()> {
-        self.file.write_all_at(&data, offset).map_err(failed)?;
+        self.disk.write(offset, data).await.map_err(failed)?;
         if fua { self.flush().await } else { Ok(()) }
     }
 
     async fn flush(&self) -> Result<()> {
-        self.file.sync_data().map_err(failed)
+        self.disk.sync().await.map_err(failed)
     }
 
     async fn discard(&self, offset: u64, length: u64, fua: bool) -> Result<()> {
@@ -55,7 +55,7 @@ impl BlockDevice for PlainFile {
         let mut at = offset;
         while at < offset + length {
             let part = (offset + length - at).min(zeroes.len() as u64);
-            self.file.write_all_at(&zeroes[..part as usize], at).map_err(failed)?;
+            self.disk.write(at, zeroes.slice(0..part as usize)).await.map_err(failed)?;
             at += part;
         }
         if options.fua { self.flush().await } else { Ok(()) }
@@ -91,12 +91,23 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let socket = argument("--socket").ok_or("--socket PATH is missing")?;
     let path = argument("--file").ok_or("--file PATH is missing")?;
     let direct = std::env::args().any(|argument| argument == "--direct");
-    let flags = if direct { rustix::fs::OFlags::DIRECT.bits() as i32 } else { 0 };
-    let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)?;
-    let size = file.metadata()?.len();
-    let exports = OneFile(Arc::new(PlainFile { file, size }));
+    let options = HostOptions { direct, ..HostOptions::default() };
+    let disk = HostDisk::open(&path, &options)?;
+    if disk.is_direct() != direct {
+        return Err("the file system refuses O_DIRECT".into());
+    }
+    let size = std::fs::metadata(&path)?.len();
+    let exports = OneFile(Arc::new(PlainFile { disk, size }));
+    let mut limits = Limits::default();
+    if let Some(count) = argument("--io-threads") {
+        limits.io_threads = count.parse()?;
+    }
     let listener = UnixListener::bind(socket)?;
-    let _server = Server::start(listener, Arc::new(exports), Limits::default(), |_| {})?;
+    let _server = Server::start(listener, Arc::new(exports), limits, |event| {
+        if let Event::NoRing { error } = event {
+            eprintln!("threads instead of rings: {error}");
+        }
+    })?;
     println!("ready");
     loop {
         std::thread::park();

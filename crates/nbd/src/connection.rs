@@ -1,4 +1,5 @@
-//! One client's connection: the handshake, then a few threads that take turns.
+//! One client's connection: the handshake, and how it is served where there is no ring: by a few
+//! threads that take turns.
 //!
 //! A turn is to send replies, to run one request, or to read from the socket; whoever is free takes
 //! the next one. The thread that reads runs what it read itself as long as requests are answered at
@@ -14,7 +15,7 @@
 mod drive;
 mod greet;
 mod pace;
-mod reader;
+pub(crate) mod reader;
 mod work;
 
 use crate::exports::{ClientInfo, Counts, EndReason, Event, Exports, Limits};
@@ -50,35 +51,52 @@ impl<E: Exports> Catalogue for View<'_, E> {
     }
 }
 
-/// Serves a fresh socket until it ends. Runs on the connection's first thread.
-pub(crate) fn serve<E: Exports>(shared: &Arc<Shared<E>>, seat: Seat, client: ClientInfo) {
+/// A client that has opened an export.
+pub(crate) struct Opened<E: Exports> {
+    pub(crate) seat: Seat,
+    pub(crate) client: ClientInfo,
+    pub(crate) name: String,
+    pub(crate) device: Arc<E::Device>,
+    pub(crate) terms: Terms,
+    /// What came along with the end of the handshake.
+    pub(crate) early: Vec<u8>,
+}
+
+/// Negotiates with a fresh socket until the client has opened an export, or is gone.
+pub(crate) fn greet<E: Exports>(
+    shared: &Shared<E>,
+    seat: Seat,
+    client: ClientInfo,
+) -> Option<Opened<E>> {
     shared.report(Event::Connected { client: &client });
-    let socket = Arc::clone(seat.socket());
     let view = View { exports: &*shared.exports, client: &client };
     let greeted = catch_unwind(AssertUnwindSafe(|| {
-        greet::negotiate(&socket, &view, shared.limits.handshake_time)
+        greet::negotiate(seat.socket(), &view, shared.limits.handshake_time)
     }));
-    let (agreement, early) = match greeted.unwrap_or(Err(EndReason::Defect)) {
+    let (Agreement { name, device, terms }, early) = match greeted.unwrap_or(Err(EndReason::Defect))
+    {
         Ok(agreed) => agreed,
         Err(reason) => {
             let reason = seat.reason(reason);
             let counts = Counts::default();
-            shared.report(Event::Disconnected {
-                client: &client,
-                name: None,
-                reason: &reason,
-                counts,
-            });
-            return;
+            let client = &client;
+            shared.report(Event::Disconnected { client, name: None, reason: &reason, counts });
+            return None;
         }
     };
-    let Agreement { name, device, terms } = agreement;
     shared.report(Event::Opened {
         client: &client,
         name: &name,
         size: terms.size,
         read_only: terms.read_only,
     });
+    Some(Opened { seat, client, name, device, terms, early })
+}
+
+/// Serves an opened export until the client is gone. Runs on the connection's first thread.
+pub(crate) fn serve<E: Exports>(shared: &Arc<Shared<E>>, opened: Opened<E>) {
+    let Opened { seat, client, name, device, terms, early } = opened;
+    let socket = Arc::clone(seat.socket());
     let state = State::new(Reader::new(terms.clone(), early), Arc::clone(&device), seat);
     let connection = Arc::new(Connection {
         shared: Arc::clone(shared),

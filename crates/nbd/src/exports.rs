@@ -49,7 +49,11 @@ pub struct Limits {
     pub requests: usize,
     /// Payload of such requests, read or written. One request may always be in flight.
     pub bytes: u64,
-    /// Threads, started when requests have to wait for storage and ended when idle.
+    /// Threads with an io_uring that serve all connections together. With 0, or where the system
+    /// refuses io_uring, each connection has threads of its own.
+    pub io_threads: usize,
+    /// Threads of a connection without a ring, started when requests have to wait for storage and
+    /// ended when idle.
     pub threads: usize,
     /// How long a thread without work waits for some.
     pub thread_idle_time: Duration,
@@ -62,6 +66,7 @@ impl Default for Limits {
             handshake_time: Duration::from_secs(10),
             requests: 128,
             bytes: 64 << 20,
+            io_threads: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4)),
             threads: 16,
             thread_idle_time: Duration::from_secs(5),
         }
@@ -133,6 +138,10 @@ pub enum Event<'a> {
         name: Option<&'a str>,
         reason: &'a EndReason,
         counts: Counts,
+    },
+    /// The system refuses io_uring, so connections are served by threads of their own.
+    NoRing {
+        error: &'a std::io::Error,
     },
     /// `accept` failed; the server waits a moment and tries again.
     AcceptFailed {

@@ -1,8 +1,10 @@
-//! Accepts clients and knows which are there. One thread accepts; each connection has threads of
-//! its own (see `connection`). What each may hold is bounded by [`Limits`].
+//! Accepts clients and knows which are there. One thread accepts, and each client negotiates on a
+//! thread of its own; then it is given to the least loaded ring (see `rings`), or where there are none
+//! keeps threads of its own (see `connection`). What each may hold is bounded by [`Limits`].
 
 use crate::connection;
 use crate::exports::{ClientInfo, ConnectionId, EndReason, Event, Exports, Limits};
+use crate::rings::Rings;
 use std::collections::HashMap;
 use std::io;
 use std::net::Shutdown;
@@ -109,9 +111,20 @@ impl Server {
     ) -> io::Result<Server> {
         let shared = Arc::new(Shared { exports, limits, events: Box::new(events) });
         let registry = Arc::new(Registry::default());
+        let rings = match Rings::start(&shared) {
+            Ok(rings) => rings.map(Arc::new),
+            Err(error) => {
+                shared.report(Event::NoRing { error: &error });
+                None
+            }
+        };
         let listener = Arc::new(listener);
-        let accepting =
-            Acceptor { listener: Arc::clone(&listener), registry: Arc::clone(&registry), shared };
+        let accepting = Acceptor {
+            listener: Arc::clone(&listener),
+            registry: Arc::clone(&registry),
+            shared,
+            rings,
+        };
         let acceptor =
             thread::Builder::new().name("nbd-accept".to_owned()).spawn(move || accepting.run())?;
         Ok(Server { registry, listener, acceptor: Some(acceptor) })
@@ -153,10 +166,11 @@ impl Drop for Server {
     }
 }
 
-struct Acceptor<E> {
+struct Acceptor<E: Exports> {
     listener: Arc<UnixListener>,
     registry: Arc<Registry>,
     shared: Arc<Shared<E>>,
+    rings: Option<Arc<Rings<E>>>,
 }
 
 impl<E: Exports> Acceptor<E> {
@@ -192,8 +206,14 @@ impl<E: Exports> Acceptor<E> {
         }
         let seat = Seat { registry: Arc::clone(&self.registry), id, socket };
         let shared = Arc::clone(&self.shared);
-        let served = client.clone();
-        let run = move || connection::serve(&shared, seat, served);
+        let (served, rings) = (client.clone(), self.rings.clone());
+        let run = move || {
+            let Some(opened) = connection::greet(&shared, seat, served) else { return };
+            match rings {
+                Some(rings) => rings.take_in(opened),
+                None => connection::serve(&shared, opened),
+            }
+        };
         if thread::Builder::new().name(format!("nbd-{}", id.0)).spawn(run).is_err() {
             let reason = "no thread could be started";
             self.shared.report(Event::Rejected { client: &client, reason });

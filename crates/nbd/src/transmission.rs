@@ -141,6 +141,11 @@ impl Decoder {
         matches!(self.state, State::Header)
     }
 
+    /// Whether there is memory for a payload that is not complete.
+    pub fn is_within_payload(&self) -> bool {
+        matches!(self.state, State::Payload { .. })
+    }
+
     /// Takes bytes from the front of `input` until there is something to tell.
     pub fn decode(&mut self, input: &mut &[u8]) -> Result<Decoded, Violation> {
         match &mut self.state {

@@ -89,6 +89,10 @@ pub(crate) fn log_event(event: Event<'_>) {
             let connection = client.connection.0;
             tracing::warn!(connection, image = name, %error, "NBD request failed");
         }
+        Event::NoRing { error } => tracing::warn!(
+            %error,
+            "io_uring is not to be had: clients are served by more threads, which costs more CPU"
+        ),
         Event::AcceptFailed { error } => tracing::error!(%error, "cannot accept NBD clients"),
     }
 }

@@ -243,6 +243,7 @@ fn readiness(token: u64, result: i32) -> Readiness {
         token,
         readable: broken || events.intersects(PollFlags::IN | PollFlags::RDHUP),
         writable: broken || events.intersects(PollFlags::OUT),
+        ended: broken || events.intersects(PollFlags::RDHUP),
     }
 }
 

@@ -16,7 +16,7 @@ const LARGE: usize = 16 << 10;
 /// How far to read ahead of a large payload: the next headers, little of the next payload.
 const AHEAD_OF_LARGE: usize = 4 << 10;
 
-pub(super) struct Reader {
+pub(crate) struct Reader {
     decoder: Decoder,
     buffer: Vec<u8>,
     /// Received and not decoded yet: `buffer[start..end]`.
@@ -27,14 +27,16 @@ pub(super) struct Reader {
     /// What must be admitted before anything can be read.
     wants: u64,
     last_was_large: bool,
+    /// The socket had no more than what was received last.
+    drained: bool,
     /// Admitted requests of the last turn, for the caller to take.
-    pub(super) batch: VecDeque<Request>,
+    pub(crate) batch: VecDeque<Request>,
     counts: Counts,
 }
 
 impl Reader {
     /// `early` is what came along with the end of the handshake.
-    pub(super) fn new(terms: Terms, early: Vec<u8>) -> Reader {
+    pub(crate) fn new(terms: Terms, early: Vec<u8>) -> Reader {
         let end = early.len();
         let mut buffer = early;
         buffer.resize(end.max(BUFFER_MIN), 0);
@@ -46,22 +48,39 @@ impl Reader {
             held: None,
             wants: 0,
             last_was_large: false,
+            drained: false,
             batch: VecDeque::new(),
             counts: Counts::default(),
         }
     }
 
-    pub(super) fn wants(&self) -> u64 {
+    pub(crate) fn wants(&self) -> u64 {
         self.wants
     }
 
-    pub(super) fn counts(&self) -> Counts {
+    /// Whether a write is admitted whose payload is not complete.
+    pub(crate) fn is_within_payload(&self) -> bool {
+        self.decoder.is_within_payload()
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
         self.counts
     }
 
+    /// A read may bring something again, although it may come after what was received already.
+    pub(crate) fn socket_is_readable(&mut self) {
+        self.drained = false;
+    }
+
+    /// Whether the socket is to become readable before another read can bring something.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.drained && self.held.is_none() && self.wants == 0
+    }
+
     /// Fills `batch` with at least one request, waiting for the socket if need be, or stops at a
-    /// request that `admit` has no room for. An error is the end of reading.
-    pub(super) fn read(
+    /// request that `admit` has no room for, or where a socket that does not wait has no more. An
+    /// error is the end of reading.
+    pub(crate) fn read(
         &mut self,
         socket: &UnixStream,
         mut admit: impl FnMut(u64) -> bool,
@@ -78,11 +97,11 @@ impl Reader {
             self.start = self.end - input.len();
             match decoded.map_err(|violation| EndReason::Violation(violation.0))? {
                 Decoded::More if !self.batch.is_empty() => return Ok(()),
-                Decoded::More => {
-                    if let Some(write) = self.receive(socket)? {
-                        self.keep(write);
-                    }
-                }
+                Decoded::More => match self.receive(socket)? {
+                    Received::Write(write) => self.keep(write),
+                    Received::Bytes => {}
+                    Received::Nothing => return Ok(()),
+                },
                 Decoded::Disconnect => return Err(EndReason::Goodbye),
                 Decoded::Payload(length) if admit(u64::from(length)) => {
                     self.decoder.begin_payload();
@@ -140,8 +159,8 @@ impl Reader {
         }
     }
 
-    /// One system call's worth of bytes. Returns a write if they completed its payload.
-    fn receive(&mut self, socket: &UnixStream) -> Result<Option<Request>, EndReason> {
+    /// One system call's worth of bytes.
+    fn receive(&mut self, socket: &UnixStream) -> Result<Received, EndReason> {
         self.buffer.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
@@ -161,19 +180,33 @@ impl Reader {
                 Ok(0) => return Err(EndReason::Broken("closed within a request".to_owned())),
                 Ok(count) => break count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.drained = true;
+                    return Ok(Received::Nothing);
+                }
                 Err(error) => return Err(EndReason::Broken(error.to_string())),
             }
         };
+        self.drained = count < space_length + window_length;
         let payload = count.min(space_length);
         self.end += count - payload;
         if count - payload == window_length && ahead == self.buffer.len() {
             self.buffer.resize((self.buffer.len() * 2).min(BUFFER_MAX), 0);
         }
         match self.decoder.payload_received(payload) {
-            Decoded::Request(request) => Ok(Some(request)),
-            _ => Ok(None),
+            Decoded::Request(request) => Ok(Received::Write(request)),
+            _ => Ok(Received::Bytes),
         }
     }
+}
+
+/// What one system call brought.
+enum Received {
+    Bytes,
+    /// They completed the payload of this write.
+    Write(Request),
+    /// The socket does not wait, and has nothing.
+    Nothing,
 }
 
 fn is_write(request: &Request) -> bool {

@@ -51,7 +51,7 @@ pub struct Fixture {
 impl Fixture {
     /// Serves one writable disk named `disk`.
     pub fn with_disk(disk: MemoryDisk) -> Fixture {
-        Fixture::new([("disk", Arc::new(disk))], Limits::default())
+        Fixture::new([("disk", Arc::new(disk))], crate::limits())
     }
 
     pub fn new<const N: usize>(disks: [(&str, Arc<MemoryDisk>); N], limits: Limits) -> Fixture {

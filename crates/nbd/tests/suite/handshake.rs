@@ -1,15 +1,11 @@
 //! What clients may say before they open an export, and what the server says to nonsense.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
-
-mod support;
-
+use crate::support::Fixture;
+use crate::support::client::*;
+use crate::support::memory::MemoryDisk;
 use blockyard_nbd::Limits;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use support::Fixture;
-use support::client::*;
-use support::memory::MemoryDisk;
 
 const MIB: u64 = 1 << 20;
 
@@ -17,7 +13,7 @@ fn fixture() -> Fixture {
     let mut sealed = MemoryDisk::new(MIB);
     sealed.read_only = true;
     let disk = Arc::new(MemoryDisk::new(64 * MIB));
-    Fixture::new([("disk", disk), ("sealed", Arc::new(sealed))], Limits::default())
+    Fixture::new([("disk", disk), ("sealed", Arc::new(sealed))], crate::limits())
 }
 
 fn kind(replies: &[(u32, Vec<u8>)]) -> u32 {
@@ -215,7 +211,7 @@ fn a_selection_for_another_export_does_not_count() {
 
 #[test]
 fn a_client_that_dawdles_is_dropped() {
-    let limits = Limits { handshake_time: Duration::from_millis(300), ..Limits::default() };
+    let limits = Limits { handshake_time: Duration::from_millis(300), ..crate::limits() };
     let fixture = Fixture::new([("disk", Arc::new(MemoryDisk::new(MIB)))], limits);
     let begun = Instant::now();
     let mut silent = Client::connect_silently(&fixture.socket);
@@ -251,7 +247,7 @@ fn requests_sent_along_with_the_last_option_are_served() {
 
 #[test]
 fn connections_beyond_the_limit_are_closed_and_places_come_free() {
-    let limits = Limits { connections: 2, ..Limits::default() };
+    let limits = Limits { connections: 2, ..crate::limits() };
     let fixture = Fixture::new([("disk", Arc::new(MemoryDisk::new(MIB)))], limits);
     let first = Client::open(&fixture.socket, "disk", false);
     let _second = Client::open(&fixture.socket, "disk", false);

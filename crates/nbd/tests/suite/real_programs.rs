@@ -1,14 +1,9 @@
 //! The clients people have: libnbd's and QEMU's programs, against a disk in memory.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
-
-mod support;
-
-use blockyard_nbd::Limits;
+use crate::support::memory::MemoryDisk;
+use crate::support::programs::{TemporaryFile, have, output, run};
+use crate::support::{Fixture, Seeded};
 use std::sync::Arc;
-use support::memory::MemoryDisk;
-use support::programs::{TemporaryFile, have, output, run};
-use support::{Fixture, Seeded};
 
 const MIB: usize = 1 << 20;
 
@@ -45,7 +40,7 @@ fn nbdinfo_lists_describes_and_maps() {
     sealed.read_only = true;
     let disk = disk_of(&pattern(MIB));
     let disks = [("disk", Arc::new(disk)), ("sealed", Arc::new(sealed))];
-    let fixture = Fixture::new(disks, Limits::default());
+    let fixture = Fixture::new(disks, crate::limits());
     let all = run("nbdinfo", &["--list", &fixture.uri("")]);
     assert!(all.contains("export=\"disk\":") && all.contains("export=\"sealed\":"), "{all}");
     let json = run("nbdinfo", &["--json", &fixture.uri("disk")]);
@@ -82,7 +77,7 @@ fn nbdcopy_copies_both_ways_over_several_connections() {
     }
     let bytes = pattern(48 * MIB);
     let disk = Arc::new(MemoryDisk::new(bytes.len() as u64));
-    let fixture = Fixture::new([("disk", Arc::clone(&disk))], Limits::default());
+    let fixture = Fixture::new([("disk", Arc::clone(&disk))], crate::limits());
     let source = TemporaryFile::new("nbdcopy-source", &bytes);
     let target = TemporaryFile::new("nbdcopy-target", b"");
     let uri = fixture.uri("disk");
@@ -105,7 +100,7 @@ fn qemu_img_converts_compares_and_maps() {
             ("full", Arc::new(disk_of(&bytes))),
             ("empty", Arc::new(MemoryDisk::new(bytes.len() as u64))),
         ],
-        Limits::default(),
+        crate::limits(),
     );
     let file = TemporaryFile::new("qemu-img-source", &bytes);
     let copy = TemporaryFile::new("qemu-img-copy", b"");

@@ -1,12 +1,8 @@
 //! What an open export answers to every kind of request, sound or not.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
-
-mod support;
-
-use support::Fixture;
-use support::client::*;
-use support::memory::MemoryDisk;
+use crate::support::Fixture;
+use crate::support::client::*;
+use crate::support::memory::MemoryDisk;
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 256 * MIB;
