@@ -102,7 +102,11 @@ async fn serve(plan: Plan, storage: &Storage) -> Result<()> {
     let daemon = Arc::new(Daemon { plan, pool, jobs, usage, started: Instant::now() });
 
     let exports = Arc::new(exports::Images::new(Arc::clone(&daemon.pool)));
-    let nbd = Server::start(nbd_socket.listener()?, exports, Limits::default(), exports::log_event)
+    let mut limits = Limits::default();
+    if let Some(count) = daemon.plan.io_threads {
+        limits.io_threads = count;
+    }
+    let nbd = Server::start(nbd_socket.listener()?, exports, limits, exports::log_event)
         .context("cannot start the NBD server")?;
     let (stop_api, stopping) = watch::channel(false);
     let api = tokio::spawn(api::serve(api_socket.listener()?, Arc::clone(&daemon), stopping));

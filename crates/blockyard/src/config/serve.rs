@@ -29,6 +29,11 @@ pub(crate) struct ServeSettings {
     #[arg(long, value_enum)]
     pub(crate) io: Option<IoMode>,
 
+    /// Threads that serve NBD, each with an io_uring [env: BLOCKYARD_IO_THREADS; default: one a core,
+    /// at most 4]. 0: without io_uring, some threads for each client
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) io_threads: Option<IoThreads>,
+
     /// Serve NBD here [env: BLOCKYARD_NBD_SOCKET; default: nbd.sock in the pool's directory]
     #[arg(long, value_name = "PATH")]
     pub(crate) nbd_socket: Option<PathBuf>,
@@ -67,11 +72,12 @@ pub(crate) struct ServeSettings {
 
 impl ServeSettings {
     /// The names of all settings, as in the config file.
-    pub(crate) const KEYS: [&str; 12] = [
+    pub(crate) const KEYS: [&str; 13] = [
         "hash",
         "data",
         "capacity",
         "io",
+        "io_threads",
         "nbd_socket",
         "api_socket",
         "socket_owner",
@@ -90,6 +96,7 @@ impl ServeSettings {
             data: self.data.or(lower.data),
             capacity: self.capacity.or(lower.capacity),
             io: self.io.or(lower.io),
+            io_threads: self.io_threads.or(lower.io_threads),
             nbd_socket: self.nbd_socket.or(lower.nbd_socket),
             api_socket: self.api_socket.or(lower.api_socket),
             socket_owner: self.socket_owner.or(lower.socket_owner),
@@ -127,6 +134,43 @@ pub(crate) enum IoMode {
     #[default]
     Direct,
     Buffered,
+}
+
+/// How many threads serve NBD with a ring each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "NumberOrText")]
+pub(crate) struct IoThreads(pub(crate) usize);
+
+const IO_THREADS_MAX: usize = 256;
+
+impl FromStr for IoThreads {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<IoThreads, String> {
+        match text.parse() {
+            Ok(count) if count <= IO_THREADS_MAX => Ok(IoThreads(count)),
+            _ => Err(format!("{text:?} is no number of threads: say 0 to {IO_THREADS_MAX}")),
+        }
+    }
+}
+
+/// A file may give a number, the environment has only text.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum NumberOrText {
+    Number(u64),
+    Text(String),
+}
+
+impl TryFrom<NumberOrText> for IoThreads {
+    type Error = String;
+
+    fn try_from(value: NumberOrText) -> Result<IoThreads, String> {
+        match value {
+            NumberOrText::Number(count) => count.to_string().parse(),
+            NumberOrText::Text(text) => text.parse(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]

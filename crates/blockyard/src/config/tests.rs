@@ -2,7 +2,7 @@
 
 use super::environment::layer;
 use super::serve::HashName;
-use super::{Config, IoMode, Layer, ServeSettings, SocketMode};
+use super::{Config, IoMode, IoThreads, Layer, ServeSettings, SocketMode};
 use crate::size::Size;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -55,6 +55,7 @@ fn every_setting_can_come_from_the_environment() {
         "hash" => "sha1",
         "capacity" => "1G",
         "io" => "buffered",
+        "io_threads" => "3",
         "socket_mode" => "0600",
         "log_format" => "json",
         _ => "/some/text",
@@ -67,12 +68,19 @@ fn every_setting_can_come_from_the_environment() {
     let all = ServeSettings::KEYS.map(|key| format!("{key} = {:?}\n", values(key))).concat();
     let settings = file(&format!("[serve]\n{all}")).serve;
     assert_eq!(settings.socket_mode, Some(SocketMode(0o600)));
+    assert_eq!(settings.io_threads, Some(IoThreads(3)));
+    assert_eq!(file("[serve]\nio_threads = 3").serve.io_threads, Some(IoThreads(3)));
     assert!(!format!("{settings:?}").contains("None"), "KEYS lacks a setting: {settings:?}");
 }
 
 #[test]
 fn unknown_settings_and_bad_values_are_refused() {
-    for text in ["sevre = 1", "[serve]\nhsah = \"sha1\"", "[serve]\nsocket_mode = \"rw\""] {
+    for text in [
+        "sevre = 1",
+        "[serve]\nhsah = \"sha1\"",
+        "[serve]\nsocket_mode = \"rw\"",
+        "[serve]\nio_threads = -1",
+    ] {
         assert!(toml::from_str::<Layer>(text).is_err(), "{text}");
     }
     for address in ["", "unix:", "http://localhost"] {

@@ -1,6 +1,6 @@
 //! What the daemon will do, with every setting decided.
 
-use crate::config::{Config, IoMode, LogFormat, ServeSettings, SocketMode};
+use crate::config::{Config, IoMode, IoThreads, LogFormat, ServeSettings, SocketMode};
 use blockyard_block::{Error, ErrorKind, HashAlgorithm, Result};
 use std::path::{Path, PathBuf};
 
@@ -17,6 +17,8 @@ pub(crate) struct Plan {
     pub(crate) hash: Option<HashAlgorithm>,
     pub(crate) capacity_bytes: Option<u64>,
     pub(crate) io: IoMode,
+    /// If set: how many threads serve NBD on rings.
+    pub(crate) io_threads: Option<usize>,
     pub(crate) nbd_socket: PathBuf,
     pub(crate) api_socket: PathBuf,
     pub(crate) socket_owner: Option<String>,
@@ -37,6 +39,7 @@ impl Plan {
             hash: settings.hash.map(HashAlgorithm::from),
             capacity_bytes: settings.capacity.map(|size| size.0),
             io: settings.io.unwrap_or_default(),
+            io_threads: settings.io_threads.map(|IoThreads(count)| count),
             nbd_socket: socket(&nbd_socket, "--nbd-socket")?,
             api_socket: socket(&config.api_socket()?, "--api-socket")?,
             socket_owner: settings.socket_owner,
