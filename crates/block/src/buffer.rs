@@ -1,16 +1,20 @@
 //! Page-aligned memory for I/O. A [`BufferMut`] has one owner; frozen into a [`Buffer`] it can be
 //! shared and sliced but never changed again, so bytes that were hashed are the bytes written (I7).
 //!
-//! Alignment is had by over-allocation, which needs no unsafe code; arenas are the ring's business.
+//! Alignment is had by over-allocation, which needs no unsafe code. Memory that is let go is kept by
+//! its thread for the next buffer of that size ([`memory`]).
+
+mod memory;
 
 use crate::CLUSTER_SIZE;
+use memory::Memory;
 use std::fmt;
 use std::ops::{Deref, DerefMut, Range};
 use std::sync::Arc;
 
 /// Bytes with one owner, aligned so that byte `-phase` lies on a 4 KiB boundary.
 pub struct BufferMut {
-    memory: Vec<u8>,
+    memory: Memory,
     start: usize,
     length: usize,
 }
@@ -24,15 +28,28 @@ impl BufferMut {
     /// `length` zero bytes placed so that a guest offset equal to `phase` modulo 4096 has its
     /// cluster boundaries on 4 KiB boundaries of memory.
     pub fn zeroed_at_phase(length: usize, phase: usize) -> BufferMut {
+        let mut buffer = BufferMut::to_be_filled_at_phase(length, phase);
+        buffer.fill(0);
+        buffer
+    }
+
+    /// `length` bytes of any content, the first on a 4 KiB boundary: for whoever fills all of them, or
+    /// shows none. They may be what another buffer held before.
+    pub fn to_be_filled(length: usize) -> BufferMut {
+        BufferMut::to_be_filled_at_phase(length, 0)
+    }
+
+    /// As [`BufferMut::to_be_filled`], placed as [`BufferMut::zeroed_at_phase`] does.
+    pub fn to_be_filled_at_phase(length: usize, phase: usize) -> BufferMut {
         let phase = phase % CLUSTER_SIZE;
-        let memory = vec![0; length + phase + CLUSTER_SIZE];
+        let memory = Memory::take(length + 2 * CLUSTER_SIZE);
         let start = memory.as_ptr().align_offset(CLUSTER_SIZE) + phase;
         BufferMut { memory, start, length }
     }
 
     /// An aligned copy of `bytes`.
     pub fn copy_of(bytes: &[u8]) -> BufferMut {
-        let mut buffer = BufferMut::zeroed(bytes.len());
+        let mut buffer = BufferMut::to_be_filled(bytes.len());
         buffer.copy_from_slice(bytes);
         buffer
     }
@@ -65,7 +82,7 @@ impl fmt::Debug for BufferMut {
 /// Shared, immutable bytes. Cloning and slicing copy nothing.
 #[derive(Clone)]
 pub struct Buffer {
-    memory: Arc<Vec<u8>>,
+    memory: Arc<Memory>,
     start: usize,
     length: usize,
 }

@@ -1,5 +1,8 @@
 //! Content hashes: 32 bytes of a cluster's content, by the algorithm the pool was made with.
 
+mod wide;
+
+use crate::CLUSTER_SIZE;
 use sha1::Digest as _;
 use std::fmt;
 
@@ -44,6 +47,15 @@ impl HashAlgorithm {
         }
     }
 
+    /// The hashes of whole clusters, appended to `hashes` in order: the same as of each alone, in less
+    /// time.
+    pub fn hash_clusters(self, clusters: &[&[u8; CLUSTER_SIZE]], hashes: &mut Vec<ContentHash>) {
+        if self == HashAlgorithm::Blake3 && clusters.len() >= wide::WORTH_WHILE {
+            return wide::hash_clusters(clusters, hashes);
+        }
+        hashes.extend(clusters.iter().map(|cluster| self.hash(*cluster)));
+    }
+
     /// The name used on the command line, in the API and in docs.
     pub fn name(self) -> &'static str {
         match self {
@@ -58,5 +70,33 @@ impl HashAlgorithm {
         [Self::Blake3, Self::Sha256, Self::Sha1]
             .into_iter()
             .find(|algorithm| algorithm.name() == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::HashAlgorithm;
+    use crate::CLUSTER_SIZE;
+
+    #[test]
+    fn clusters_hashed_together_have_the_hashes_they_have_alone() {
+        let mut random = 0x1234_5678_9abc_def1_u64;
+        let clusters: Vec<[u8; CLUSTER_SIZE]> = (0..70)
+            .map(|_| {
+                std::array::from_fn(|_| {
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    (random >> 56) as u8
+                })
+            })
+            .collect();
+        for algorithm in [HashAlgorithm::Blake3, HashAlgorithm::Sha256, HashAlgorithm::Sha1] {
+            for count in [0, 1, 3, 4, 7, 8, 15, 16, 17, 33, 70] {
+                let group: Vec<_> = clusters[..count].iter().collect();
+                let mut hashes = Vec::new();
+                algorithm.hash_clusters(&group, &mut hashes);
+                let alone: Vec<_> = group.iter().map(|one| algorithm.hash(*one)).collect();
+                assert_eq!(hashes, alone, "{count} clusters by {}", algorithm.name());
+            }
+        }
     }
 }

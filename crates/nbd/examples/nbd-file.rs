@@ -32,7 +32,8 @@ impl BlockDevice for PlainFile {
     }
 
     async fn read(&self, offset: u64, length: u64) -> Result<Vec<Segment>> {
-        let (result, buffer) = self.disk.read(offset, BufferMut::zeroed(length as usize)).await;
+        let (result, buffer) =
+            self.disk.read(offset, BufferMut::to_be_filled(length as usize)).await;
         result.map_err(failed)?;
         Ok(vec![Segment::Data(buffer.freeze())])
     }

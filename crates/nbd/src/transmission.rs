@@ -176,7 +176,7 @@ impl Decoder {
     pub fn begin_payload(&mut self) {
         if let State::Waiting(header) = self.state {
             let phase = (header.offset % CLUSTER_SIZE as u64) as usize;
-            let buffer = BufferMut::zeroed_at_phase(header.length as usize, phase);
+            let buffer = BufferMut::to_be_filled_at_phase(header.length as usize, phase);
             self.state = State::Payload { header, buffer, filled: 0 };
         }
     }

@@ -31,7 +31,7 @@ impl Slot {
     }
 
     /// The same kind of slot, `count` clusters further on.
-    fn further(self, count: usize) -> Slot {
+    pub(crate) fn further(self, count: usize) -> Slot {
         match self {
             Slot::Zero => Slot::Zero,
             Slot::Reserved(cluster) => Slot::Reserved(cluster.offset_by(count as u64)),

@@ -4,6 +4,7 @@
 //! the checksum of neither version, or of either; it reads again.
 
 use crate::bitmap::Bitmap;
+use crate::pending::PendingPage;
 use crate::pool::Pool;
 use crate::regions::{HashPage, PAGE_HASHES, Watch};
 use crate::state::LogItem;
@@ -91,61 +92,96 @@ impl<D: Directory> Pool<D> {
         }
     }
 
-    /// Writes the waiting hashes of a page. What is on disk if this is cut off: either version or a
-    /// mix, behind a durable intent.
-    pub(crate) async fn write_hash_page(&self, page: HashPage) -> Result<()> {
+    /// Writes the waiting hashes of consecutive pages. What is on disk if this is cut off: of each
+    /// page either version or a mix, behind a durable intent. `Corrupt` tells of a page that does not
+    /// match its checksum; then none was written.
+    async fn write_hash_run(&self, first: HashPage, count: usize) -> Result<()> {
+        let mut bytes = BufferMut::zeroed(count * CLUSTER_SIZE);
+        let mut waiting = Vec::with_capacity(count);
+        for (step, page_bytes) in bytes.chunks_exact_mut(CLUSTER_SIZE).enumerate() {
+            waiting.push(self.merge_hash_page(first.offset_by(step), page_bytes).await?);
+        }
+        {
+            let mut state = self.lock();
+            for (step, page_bytes) in bytes.chunks_exact(CLUSTER_SIZE).enumerate() {
+                let page = first.offset_by(step);
+                state.regions.page_write_started(page, crc32c::crc32c(page_bytes));
+            }
+        }
+        let result = self.hashes.write(first.offset(), bytes.freeze()).await;
+        let result = result
+            .map_err(|error| Error::io(format!("write to hashes at {}", first.offset()), error));
+        let mut state = self.lock();
+        match &result {
+            Ok(()) => {
+                for (step, waiting) in waiting.iter().enumerate() {
+                    state.regions.page_written(first.offset_by(step), waiting);
+                }
+            }
+            Err(error) => state.fail(error.to_string()),
+        }
+        state.note_progress();
+        self.wake_wanted(state);
+        result
+    }
+
+    /// Puts what the page holds on disk, and over it the hashes that wait, into zeroed `bytes`;
+    /// returns those that wait.
+    async fn merge_hash_page(&self, page: HashPage, bytes: &mut [u8]) -> Result<PendingPage> {
         let (waiting, known) = {
             let state = self.lock();
             (state.regions.pending_of(page), !state.regions.page_checksums(page).is_empty())
         };
-        let mut buffer = match known && waiting.len() < PAGE_HASHES {
-            true => self.read_hash_page(page).await?.bytes,
-            false => BufferMut::zeroed(CLUSTER_SIZE),
-        };
-        for (cluster, hash) in &waiting {
-            let at = (cluster.0 % PAGE_HASHES as u64) as usize * 32;
-            buffer[at..at + 32].copy_from_slice(&hash.0);
+        if known && !waiting.is_full() {
+            bytes.copy_from_slice(&self.read_hash_page(page).await?.bytes);
         }
-        self.lock().regions.page_write_started(page, crc32c::crc32c(&buffer));
-        let result = self.hashes.write(page.offset(), buffer.freeze()).await;
-        let mut state = self.lock();
-        match result {
-            Ok(()) => {
-                state.regions.page_written(page, &waiting);
-                state.note_progress();
-                self.wake_wanted(state);
-                Ok(())
-            }
-            Err(error) => {
-                let error = Error::io(format!("write to hashes at {}", page.offset()), error);
-                state.fail(error.to_string());
-                state.note_progress();
-                self.wake_wanted(state);
-                Err(error)
-            }
+        for (within, hash) in waiting.iter() {
+            bytes[within * 32..within * 32 + 32].copy_from_slice(&hash.0);
         }
+        Ok(waiting)
     }
 
-    /// Writes pages with many waiting hashes, or all of them under pressure. True if any was written.
+    /// Writes pages with many waiting hashes, or the fullest of all under pressure. True if any was
+    /// written.
     pub(crate) async fn write_hash_pages(&self) -> Result<bool> {
-        let pages: Vec<HashPage> = {
+        let pages = {
             let mut state = self.lock();
             state.wanted.hashes = false;
             let pressed =
                 state.regions.pending_bytes() > state.options.pending_hashes_bytes_max / 2;
-            let damaged = &state.damaged_pages;
-            let hashes_min = if pressed { 1 } else { HASHES_PER_WRITE };
-            let pages = state.regions.dirty_pages(hashes_min);
-            pages.into_iter().filter(|page| !damaged.contains(page)).take(256).collect()
+            let undamaged = |page: &HashPage| !state.damaged_pages.contains(page);
+            state
+                .regions
+                .pages_due(pressed)
+                .filter(undamaged)
+                .take(PAGES_PER_STEP)
+                .collect::<Vec<_>>()
         };
-        for page in &pages {
-            self.write_page_or_note_damage(*page).await?;
-        }
+        self.write_pages(&pages).await?;
         Ok(!pages.is_empty())
     }
 
+    /// Writes pages in ascending order, those that follow each other at once.
+    async fn write_pages(&self, pages: &[HashPage]) -> Result<()> {
+        let mut left = pages;
+        while let Some(first) = left.first() {
+            let steps = left.iter().take(PAGES_PER_WRITE).enumerate();
+            let count = steps.take_while(|(step, page)| **page == first.offset_by(*step)).count();
+            match self.write_hash_run(*first, count).await {
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    for page in &left[..count] {
+                        self.write_page_or_note_damage(*page).await?;
+                    }
+                }
+                other => other?,
+            }
+            left = &left[count..];
+        }
+        Ok(())
+    }
+
     async fn write_page_or_note_damage(&self, page: HashPage) -> Result<()> {
-        match self.write_hash_page(page).await {
+        match self.write_hash_run(page, 1).await {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 let mut state = self.lock();
                 state.damaged_pages.insert(page);
@@ -178,10 +214,7 @@ impl<D: Directory> Pool<D> {
             return Ok(false);
         }
         for (region, _) in &regions {
-            let pages = self.pages_to_write(*region);
-            for page in pages {
-                self.write_page_or_note_damage(page).await?;
-            }
+            self.write_pages(&self.pages_to_write(*region)).await?;
         }
         self.sync_data().await?;
         if !crate::breaks::broken("sync-hashes") {
@@ -202,9 +235,7 @@ impl<D: Directory> Pool<D> {
     fn pages_to_write(&self, region: RegionIndex) -> Vec<HashPage> {
         let state = self.lock();
         let mut pages = state.regions.unknown_pages(region);
-        pages.extend(
-            HashPage::of_region(region).filter(|page| !state.regions.pending_of(*page).is_empty()),
-        );
+        pages.extend(HashPage::of_region(region).filter(|page| state.regions.has_pending(*page)));
         pages.sort_unstable();
         pages.dedup();
         pages
@@ -306,8 +337,10 @@ impl<D: Directory> Pool<D> {
 /// A cluster and the watch on it.
 type Watched = (ClusterIndex, Watch);
 
-/// A hash page is written when this many of its hashes changed (see the design, section 7).
-const HASHES_PER_WRITE: u16 = 16;
+/// Pages written in one step, so that what is more urgent comes between.
+const PAGES_PER_STEP: usize = 256;
+/// Consecutive pages written at once.
+const PAGES_PER_WRITE: usize = 16;
 
 fn due_for_hashing(region: RegionIndex, bits: &Bitmap) -> impl Iterator<Item = ClusterIndex> + '_ {
     bits.ones().map(move |within| region.cluster(within))

@@ -23,6 +23,7 @@ mod load;
 mod maintenance;
 mod maps;
 mod open;
+mod pending;
 mod plan;
 mod pool;
 mod query;

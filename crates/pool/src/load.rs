@@ -4,11 +4,11 @@
 use crate::alloc::Allocator;
 use crate::extent::Extent;
 use crate::records::{ImageRecord, MapPage, PoolRecord, RecordKey, RegionRecord};
-use crate::state::{ExtentState, PageState, State, run_clusters};
+use crate::state::{ExtentState, Extents, PageState, State, run_clusters};
 use blockyard_block::{
     ClusterIndex, Error, ErrorKind, ExtentId, ImageId, MapPageId, RegionIndex, Result,
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 /// Everything the metadata holds, decoded but not yet believed.
 #[derive(Default)]
@@ -17,7 +17,7 @@ pub(crate) struct Unverified {
     pub(crate) images: BTreeMap<ImageId, ImageRecord>,
     pub(crate) pages: BTreeMap<MapPageId, MapPage>,
     /// As the state will have them, so that there is never a copy of all.
-    pub(crate) extents: HashMap<ExtentId, Box<ExtentState>>,
+    pub(crate) extents: Extents,
     /// In the order they came; the last of each region counts, `None` if it was removed.
     pub(crate) regions: Vec<(RegionIndex, Option<RegionRecord>)>,
 }

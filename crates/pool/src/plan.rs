@@ -73,8 +73,20 @@ pub(crate) enum Planned {
 }
 
 impl State {
+    /// Plans new contents for clusters of one extent, that start at any place of the image.
+    pub(crate) fn plan_at(
+        &mut self,
+        image: ImageId,
+        clusters: &std::ops::Range<u64>,
+        contents: &[Content],
+    ) -> Result<Planned> {
+        let extent_index = clusters.start / EXTENT_CLUSTERS as u64;
+        let first_slot = (clusters.start % EXTENT_CLUSTERS as u64) as usize;
+        self.plan_change(image, extent_index, first_slot, contents)
+    }
+
     /// Plans new contents for the slots from `first_slot` on of one extent.
-    pub(crate) fn plan_change(
+    fn plan_change(
         &mut self,
         image: ImageId,
         extent_index: u64,
@@ -83,35 +95,55 @@ impl State {
     ) -> Result<Planned> {
         self.check_writable()?;
         self.check_within(image, extent_index, first_slot + contents.len())?;
-        if self.change_must_wait(image, extent_index, contents.len())? {
+        if self.regions.pending_bytes() > self.options.pending_hashes_bytes_max {
+            self.wanted.hashes = true;
             return Ok(Planned::Wait(self.progress));
         }
         let mut targets = match self.targets_in_place(image, extent_index, first_slot, contents)? {
             Some(targets) => targets,
             None => return Ok(Planned::Wait(self.progress)),
         };
-        if !self.allocate(image, extent_index, first_slot, contents, &mut targets)? {
-            return Ok(Planned::Wait(self.progress));
+        let mut reserved = 0;
+        if !targets.iter().all(|target| matches!(target, Target::InPlace(_) | Target::Keep)) {
+            reserved = self.metadata_growth(image, extent_index, contents.len());
+            if reserved > self.metadata_room() || self.frees.are_many() {
+                self.wanted.sync = true;
+                return Ok(Planned::Wait(self.progress));
+            }
+            if !self.allocate(image, extent_index, first_slot, contents, &mut targets)? {
+                return Ok(Planned::Wait(self.progress));
+            }
         }
-        for target in &targets {
-            match *target {
-                Target::InPlace(cluster) => {
-                    self.regions.pin(cluster);
-                    self.regions.write_planned(cluster.region(), self.now_ms);
+        self.note_planned(&targets);
+        self.reserved += reserved;
+        let epoch = self.epochs.enter();
+        Ok(Planned::Go(Plan { image, extent_index, first_slot, targets, epoch, reserved }))
+    }
+
+    /// Pins what is overwritten, and sees to intents, watches and the regions' counts of writes.
+    fn note_planned(&mut self, targets: &[Target]) {
+        let mut at = 0;
+        while at < targets.len() {
+            let (first, count) = match targets[at] {
+                Target::InPlace(first) => {
+                    let count = in_place_run(&targets[at..]);
+                    self.regions.pin_run(first, count);
+                    (first, count)
                 }
                 // A reserved place may be watched, and may come to be while it is written.
                 Target::Fresh(cluster) => {
                     self.regions.break_watch(cluster);
                     self.request_intent(cluster.region());
-                    self.regions.write_planned(cluster.region(), self.now_ms);
+                    (cluster, 1)
                 }
-                Target::Reserve(_) | Target::Zero | Target::Keep => {}
-            }
+                Target::Reserve(_) | Target::Zero | Target::Keep => {
+                    at += 1;
+                    continue;
+                }
+            };
+            self.regions.write_planned(first.region(), self.now_ms);
+            at += count;
         }
-        let reserved = self.metadata_growth(image, extent_index, contents.len());
-        self.reserved += reserved;
-        let epoch = self.epochs.enter();
-        Ok(Planned::Go(Plan { image, extent_index, first_slot, targets, epoch, reserved }))
     }
 
     /// The image may have been cut shorter since the change was let in.
@@ -128,25 +160,6 @@ impl State {
         }
         let message = format!("the image was cut to {size} bytes meanwhile");
         Err(Error::new(ErrorKind::OutOfRange, message))
-    }
-
-    fn change_must_wait(
-        &mut self,
-        image: ImageId,
-        extent_index: u64,
-        length: usize,
-    ) -> Result<bool> {
-        self.image(image)?;
-        let growth = self.metadata_growth(image, extent_index, length);
-        if growth > self.metadata_room() || self.frees.are_many() {
-            self.wanted.sync = true;
-            return Ok(true);
-        }
-        if self.regions.pending_bytes() > self.options.pending_hashes_bytes_max {
-            self.wanted.hashes = true;
-            return Ok(true);
-        }
-        Ok(false)
     }
 
     /// Bytes the records of one change take at most: image, page, and the extent with a reference for
@@ -178,35 +191,42 @@ impl State {
     ) -> Result<Option<Vec<Target>>> {
         let record = &self.image(image)?.record;
         let exclusive = self.is_exclusive(record, extent_index);
+        let first_cluster = extent_index * EXTENT_CLUSTERS as u64 + first_slot as u64;
         let mut targets = Vec::with_capacity(contents.len());
         let mut missing = Vec::new();
-        for (step, content) in contents.iter().enumerate() {
-            let cluster = extent_index * EXTENT_CLUSTERS as u64 + (first_slot + step) as u64;
-            let (slot, _) = self.run_at(record, cluster, 1);
-            let sole = |cluster| exclusive && self.is_sole(cluster);
-            let mut needs_intent = |cluster: ClusterIndex| {
-                if self.regions.intent(cluster.region()) != Intent::Durable {
-                    missing.push(cluster.region());
-                }
-            };
-            targets.push(match (*content, slot) {
-                (Content::Data(_), Slot::Data(old)) if sole(old) => {
-                    needs_intent(old);
-                    Target::InPlace(old)
-                }
-                // The durable state may show data here, if it became reserved only now.
-                (Content::Data(_), Slot::Reserved(place)) if sole(place) => {
-                    needs_intent(place);
-                    Target::Fresh(place)
-                }
-                (Content::Zero | Content::Hole, Slot::Zero) => Target::Keep,
-                (Content::Zero | Content::Reserved, Slot::Reserved(_)) => Target::Keep,
-                (Content::Reserved, Slot::Data(old)) if sole(old) => Target::Reserve(old),
-                (Content::Zero | Content::Hole, _) => Target::Zero,
-                (Content::Data(_) | Content::DataAnew(_) | Content::Reserved, _) => {
-                    Target::Fresh(NOWHERE)
-                }
-            });
+        let mut seen = None;
+        while targets.len() < contents.len() {
+            let at = targets.len();
+            let (run, length) = self.run_at(record, first_cluster + at as u64, contents.len() - at);
+            for (step, content) in contents[at..at + length].iter().enumerate() {
+                let slot = run.further(step);
+                let sole = |cluster| exclusive && self.is_sole(cluster);
+                let mut needs_intent = |cluster: ClusterIndex| {
+                    let region = cluster.region();
+                    if seen != Some(region) && self.regions.intent(region) != Intent::Durable {
+                        missing.push(region);
+                    }
+                    seen = Some(region);
+                };
+                targets.push(match (*content, slot) {
+                    (Content::Data(_), Slot::Data(old)) if sole(old) => {
+                        needs_intent(old);
+                        Target::InPlace(old)
+                    }
+                    // The durable state may show data here, if it became reserved only now.
+                    (Content::Data(_), Slot::Reserved(place)) if sole(place) => {
+                        needs_intent(place);
+                        Target::Fresh(place)
+                    }
+                    (Content::Zero | Content::Hole, Slot::Zero) => Target::Keep,
+                    (Content::Zero | Content::Reserved, Slot::Reserved(_)) => Target::Keep,
+                    (Content::Reserved, Slot::Data(old)) if sole(old) => Target::Reserve(old),
+                    (Content::Zero | Content::Hole, _) => Target::Zero,
+                    (Content::Data(_) | Content::DataAnew(_) | Content::Reserved, _) => {
+                        Target::Fresh(NOWHERE)
+                    }
+                });
+            }
         }
         if crate::breaks::broken("I1-intent-late") {
             return Ok(Some(targets));
@@ -228,9 +248,6 @@ impl State {
         contents: &[Content],
         targets: &mut [Target],
     ) -> Result<bool> {
-        if targets.iter().all(|target| matches!(target, Target::InPlace(_) | Target::Keep)) {
-            return Ok(true);
-        }
         let extent = self.own_extent(image, extent_index);
         let (mut fresh, mut taken_back) = (Vec::new(), Vec::new());
         for (step, target) in targets.iter_mut().enumerate() {
@@ -300,16 +317,15 @@ impl State {
             .images
             .get(&plan.image)
             .and_then(|image| self.extent_at(&image.record, plan.extent_index));
-        for (step, target) in plan.targets.iter().enumerate() {
-            let slot = plan.first_slot + step;
-            match (*target, contents[step]) {
-                (Target::InPlace(cluster), content) => {
-                    self.regions.unpin(cluster);
-                    self.regions.write_ended(cluster.region());
-                    match content {
-                        Content::Data(hash) if written => self.publish(cluster, hash),
-                        _ => self.regions.mark_untrusted(cluster),
-                    }
+        let mut at = 0;
+        while at < plan.targets.len() {
+            let (step, slot) = (at, plan.first_slot + at);
+            at += 1;
+            match (plan.targets[step], contents[step]) {
+                (Target::InPlace(first), _) => {
+                    let count = in_place_run(&plan.targets[step..]);
+                    at = step + count;
+                    self.complete_in_place(first, &contents[step..at], written);
                     if let Some(extent) = extent {
                         self.extent_mut(extent).content_changed();
                     }
@@ -339,15 +355,39 @@ impl State {
         }
     }
 
-    fn publish(&mut self, cluster: ClusterIndex, hash: ContentHash) {
+    /// A run that was overwritten, within one region.
+    fn complete_in_place(&mut self, first: ClusterIndex, contents: &[Content], written: bool) {
+        self.regions.unpin_run(first, contents.len());
+        self.regions.write_ended(first.region());
+        let hashes: Vec<ContentHash> = contents
+            .iter()
+            .filter_map(|content| match content {
+                Content::Data(hash) => Some(*hash),
+                _ => None,
+            })
+            .collect();
+        if written && hashes.len() == contents.len() {
+            return self.publish(first, &hashes);
+        }
+        for step in 0..contents.len() as u64 {
+            self.regions.mark_untrusted(first.offset_by(step));
+        }
+    }
+
+    /// Consecutive clusters of one region hold what has these hashes.
+    fn publish(&mut self, first: ClusterIndex, hashes: &[ContentHash]) {
         if crate::breaks::broken("I1-intent-late") {
-            self.request_intent(cluster.region());
+            self.request_intent(first.region());
         }
         match self.failed {
-            None => self.regions.publish(cluster, hash),
-            Some(_) => self.regions.mark_untrusted(cluster),
+            None => self.regions.publish_run(first, hashes),
+            Some(_) => {
+                for step in 0..hashes.len() as u64 {
+                    self.regions.mark_untrusted(first.offset_by(step));
+                }
+            }
         }
-        self.bytes_since_capture += CLUSTER_SIZE as u64;
+        self.bytes_since_capture += (hashes.len() * CLUSTER_SIZE) as u64;
     }
 
     fn complete_fresh(
@@ -363,10 +403,22 @@ impl State {
         match (extent, content) {
             (Some(extent), Content::Data(hash) | Content::DataAnew(hash)) if written => {
                 self.set_slot(extent, slot, Slot::Data(cluster));
-                self.publish(cluster, hash);
+                self.publish(cluster, &[hash]);
             }
             _ if was_reserved => self.regions.mark_untrusted(cluster),
             _ => self.give_up_fresh(cluster),
         }
     }
+}
+
+/// How many targets at the front overwrite consecutive clusters of one region.
+fn in_place_run(targets: &[Target]) -> usize {
+    let Some(Target::InPlace(first)) = targets.first() else { return 0 };
+    let continues = |(step, target): &(usize, &Target)| match target {
+        Target::InPlace(cluster) => {
+            *cluster == first.offset_by(*step as u64) && cluster.region() == first.region()
+        }
+        _ => false,
+    };
+    targets.iter().enumerate().take_while(continues).count()
 }

@@ -167,17 +167,7 @@ impl<D: Directory> Pool<D> {
     ) -> Result<Turn<'_, D>> {
         let ticket = self.lock().image_mut(image)?.line.enqueue(clusters);
         let turn = Turn { pool: self, image, ticket };
-        poll_fn(|context| {
-            let mut state = self.lock();
-            match state.image_mut(image) {
-                Ok(image) => match image.line.poll(ticket, context.waker()) {
-                    true => Poll::Ready(Ok(())),
-                    false => Poll::Pending,
-                },
-                Err(error) => Poll::Ready(Err(error)),
-            }
-        })
-        .await?;
+        turn.wait().await?;
         Ok(turn)
     }
 }
@@ -190,6 +180,37 @@ pub(crate) struct Turn<'a, D: Directory> {
     pool: &'a Pool<D>,
     image: ImageId,
     ticket: Ticket,
+}
+
+impl<'a, D: Directory> Turn<'a, D> {
+    /// For a ticket that was taken under the lock.
+    pub(crate) fn of_ticket(pool: &'a Pool<D>, image: ImageId, ticket: Ticket) -> Turn<'a, D> {
+        Turn { pool, image, ticket }
+    }
+
+    /// Returns when nobody in front is in the way.
+    pub(crate) async fn wait(&self) -> Result<()> {
+        poll_fn(|context| {
+            let mut state = self.pool.lock();
+            match state.image_mut(self.image) {
+                Ok(image) => match image.line.poll(self.ticket, context.waker()) {
+                    true => Poll::Ready(Ok(())),
+                    false => Poll::Pending,
+                },
+                Err(error) => Poll::Ready(Err(error)),
+            }
+        })
+        .await
+    }
+
+    /// Leaves the line under a lock that is held; those to be woken are added to the state's.
+    pub(crate) fn leave(self, state: &mut State) {
+        let this = std::mem::ManuallyDrop::new(self);
+        if let Ok(image) = state.image_mut(this.image) {
+            let wakers = image.line.leave(this.ticket);
+            state.wakers.extend(wakers);
+        }
+    }
 }
 
 impl<D: Directory> Drop for Turn<'_, D> {

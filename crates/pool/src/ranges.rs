@@ -31,12 +31,17 @@ impl RangeTable {
         ticket
     }
 
+    /// Whether nobody in front of `ticket` is in its way.
+    pub(crate) fn may_go(&self, ticket: Ticket) -> bool {
+        let clusters = &self.entries[&ticket].clusters;
+        let mut earlier = self.entries.range(..ticket);
+        !earlier.any(|(_, earlier)| overlap(&earlier.clusters, clusters))
+            || crate::breaks::broken("I7-no-order")
+    }
+
     /// Whether `ticket` may go ahead; if not, `waker` is woken when that may have changed.
     pub(crate) fn poll(&mut self, ticket: Ticket, waker: &Waker) -> bool {
-        let clusters = self.entries[&ticket].clusters.clone();
-        let blocked =
-            self.entries.range(..ticket).any(|(_, earlier)| overlap(&earlier.clusters, &clusters));
-        let blocked = blocked && !crate::breaks::broken("I7-no-order");
+        let blocked = !self.may_go(ticket);
         if blocked && let Some(entry) = self.entries.get_mut(&ticket) {
             entry.waker = Some(waker.clone());
         }

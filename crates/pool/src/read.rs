@@ -96,7 +96,7 @@ impl<D: Directory> Pool<D> {
         first: ClusterIndex,
         count: usize,
     ) -> Result<BufferMut> {
-        let buffer = BufferMut::zeroed(count * CLUSTER_SIZE);
+        let buffer = BufferMut::to_be_filled(count * CLUSTER_SIZE);
         let (result, buffer) = self.data.read(first.data_offset(), buffer).await;
         match result {
             Ok(()) => Ok(buffer),

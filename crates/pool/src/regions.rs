@@ -6,6 +6,7 @@
 //! has no intent is damage, never work in progress.
 
 use crate::bitmap::Bitmap;
+use crate::pending::{PendingHashes, PendingPage};
 use crate::records::{HASH_PAGES, RegionRecord};
 use blockyard_block::{CLUSTER_SIZE, ClusterIndex, ContentHash, EXTENT_CLUSTERS, RegionIndex};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,8 +15,8 @@ use std::sync::LazyLock;
 /// Hashes in one 4 KiB page of the hash table.
 pub(crate) const PAGE_HASHES: usize = EXTENT_CLUSTERS / HASH_PAGES;
 
-/// Memory one waiting hash takes, tree included (measured: 32 + 8 bytes in nodes two thirds full).
-pub(crate) const PENDING_HASH_BYTES: u64 = 64;
+/// A hash page is written when this many of its hashes changed (docs/decisions/0010).
+const HASHES_PER_WRITE: usize = 64;
 
 /// The checksum of a page that was never written: 4096 zeros.
 static ZERO_PAGE_CHECKSUM: LazyLock<u32> = LazyLock::new(|| crc32c::crc32c(&[0; CLUSTER_SIZE]));
@@ -41,6 +42,10 @@ impl HashPage {
 
     pub(crate) fn within_region(self) -> usize {
         (self.0 % HASH_PAGES as u64) as usize
+    }
+
+    pub(crate) fn offset_by(self, pages: usize) -> HashPage {
+        HashPage(self.0 + pages as u64)
     }
 
     pub(crate) fn first_cluster(self) -> ClusterIndex {
@@ -98,13 +103,12 @@ pub(crate) struct Regions {
     /// Regions whose intent is not `None`.
     with_intent: BTreeSet<RegionIndex>,
     hot: BTreeMap<RegionIndex, Hot>,
-    pending: BTreeMap<ClusterIndex, ContentHash>,
-    /// Pages with waiting hashes, and how many.
-    dirty_pages: BTreeMap<HashPage, u16>,
+    pending: PendingHashes,
     /// Pages being written now and the checksum they will have.
     writing: BTreeMap<HashPage, u32>,
     /// Clusters being overwritten in place: untrusted, and never given as a reference (I6).
-    pins: BTreeMap<ClusterIndex, u32>,
+    /// By the first of each run, its length; runs do not overlap.
+    pins: BTreeMap<ClusterIndex, usize>,
     /// Who observes which cluster from outside; a write planned or completed there breaks all its
     /// watches (I6). Several may watch one cluster, so each has its own.
     watches: BTreeMap<ClusterIndex, Vec<Watch>>,
@@ -118,8 +122,7 @@ impl Regions {
             regions: Vec::new(),
             with_intent: BTreeSet::new(),
             hot: BTreeMap::new(),
-            pending: BTreeMap::new(),
-            dirty_pages: BTreeMap::new(),
+            pending: PendingHashes::new(HASHES_PER_WRITE),
             writing: BTreeMap::new(),
             pins: BTreeMap::new(),
             watches: BTreeMap::new(),
@@ -177,7 +180,7 @@ impl Regions {
 
     /// Whether the hash of this (allocated) cluster is true.
     pub(crate) fn is_trusted(&self, cluster: ClusterIndex) -> bool {
-        !self.pins.contains_key(&cluster) && !self.is_marked_untrusted(cluster)
+        !self.is_pinned(cluster) && !self.is_marked_untrusted(cluster)
     }
 
     fn is_marked_untrusted(&self, cluster: ClusterIndex) -> bool {
@@ -186,7 +189,7 @@ impl Regions {
     }
 
     pub(crate) fn mark_untrusted(&mut self, cluster: ClusterIndex) {
-        self.forget_pending(cluster);
+        self.pending.remove(cluster);
         let hot = self.hot.entry(cluster.region()).or_default();
         let bits = hot.untrusted.get_or_insert_with(|| Box::new(Bitmap::EMPTY));
         bits.set(cluster.within_region(), true);
@@ -210,18 +213,27 @@ impl Regions {
         hot.in_flight -= 1;
     }
 
-    pub(crate) fn pin(&mut self, cluster: ClusterIndex) {
-        self.watches.remove(&cluster);
-        *self.pins.entry(cluster).or_insert(0) += 1;
+    /// Consecutive clusters of one region are about to be overwritten: pins them, and breaks their
+    /// watches. Nobody else overwrites them meanwhile. Pair with [`Regions::unpin_run`].
+    pub(crate) fn pin_run(&mut self, first: ClusterIndex, count: usize) {
+        self.break_watches(first, count);
+        let before = self.pins.insert(first, count);
+        debug_assert!(before.is_none(), "I7: overlapping writes go one after the other");
     }
 
-    pub(crate) fn unpin(&mut self, cluster: ClusterIndex) {
-        let pins = self.pins.get_mut(&cluster).expect("a pinned cluster is unpinned");
-        *pins -= 1;
-        if *pins == 0 {
-            self.pins.remove(&cluster);
+    pub(crate) fn unpin_run(&mut self, first: ClusterIndex, count: usize) {
+        let pinned = self.pins.remove(&first);
+        assert!(pinned == Some(count), "a pinned run is unpinned");
+        self.break_watches(first, count);
+    }
+
+    fn break_watches(&mut self, first: ClusterIndex, count: usize) {
+        if self.watches.is_empty() {
+            return;
         }
-        self.watches.remove(&cluster);
+        for step in 0..count as u64 {
+            self.watches.remove(&first.offset_by(step));
+        }
     }
 
     pub(crate) fn watch(&mut self, cluster: ClusterIndex) -> Watch {
@@ -250,60 +262,52 @@ impl Regions {
 
     /// The cluster's content has this hash from now on.
     pub(crate) fn publish(&mut self, cluster: ClusterIndex, hash: ContentHash) {
+        self.publish_run(cluster, &[hash]);
+    }
+
+    /// The same for consecutive clusters of one region.
+    pub(crate) fn publish_run(&mut self, first: ClusterIndex, hashes: &[ContentHash]) {
+        let region = first.region();
         assert!(
-            self.intent(cluster.region()) != Intent::None,
+            self.intent(region) != Intent::None,
             "I1: a hash is published only behind an intent"
         );
-        if let Some(hot) = self.hot.get_mut(&cluster.region())
+        if let Some(hot) = self.hot.get_mut(&region)
             && let Some(bits) = &mut hot.untrusted
         {
-            bits.set(cluster.within_region(), false);
+            for within in first.within_region()..first.within_region() + hashes.len() {
+                bits.set(within, false);
+            }
             if bits.is_empty() {
                 hot.untrusted = None;
             }
         }
-        if self.pending.insert(cluster, hash).is_none() {
-            *self.dirty_pages.entry(HashPage::of(cluster)).or_insert(0) += 1;
-        }
-    }
-
-    fn forget_pending(&mut self, cluster: ClusterIndex) {
-        if self.pending.remove(&cluster).is_some() {
-            let page = HashPage::of(cluster);
-            let count = self.dirty_pages.get_mut(&page).expect("a waiting hash is counted");
-            *count -= 1;
-            if *count == 0 {
-                self.dirty_pages.remove(&page);
-            }
-        }
+        self.pending.insert_run(first, hashes);
     }
 
     pub(crate) fn pending(&self, cluster: ClusterIndex) -> Option<ContentHash> {
-        self.pending.get(&cluster).copied()
+        self.pending.get(cluster)
     }
 
     pub(crate) fn pending_bytes(&self) -> u64 {
-        self.pending.len() as u64 * PENDING_HASH_BYTES
+        self.pending.bytes()
     }
 
-    /// Pages with at least `hashes_min` waiting hashes whose intent is durable.
-    pub(crate) fn dirty_pages(&self, hashes_min: u16) -> Vec<HashPage> {
-        self.dirty_pages
-            .iter()
-            .filter(|(page, count)| {
-                **count >= hashes_min && self.intent(page.region()) == Intent::Durable
-            })
-            .map(|(page, _)| *page)
-            .collect()
+    /// Pages to write now, whose intents are durable: those that are due, or if `pressed` those that
+    /// free most memory.
+    pub(crate) fn pages_due(&self, pressed: bool) -> impl Iterator<Item = HashPage> + '_ {
+        let fullest = pressed.then(|| self.pending.fullest()).into_iter().flatten();
+        let due = (!pressed).then(|| self.pending.due()).into_iter().flatten();
+        fullest.chain(due).filter(|page| self.intent(page.region()) == Intent::Durable)
     }
 
     /// The waiting hashes of a page.
-    pub(crate) fn pending_of(&self, page: HashPage) -> Vec<(ClusterIndex, ContentHash)> {
-        let first = page.first_cluster();
-        self.pending
-            .range(first..first.offset_by(PAGE_HASHES as u64))
-            .map(|(cluster, hash)| (*cluster, *hash))
-            .collect()
+    pub(crate) fn pending_of(&self, page: HashPage) -> PendingPage {
+        self.pending.of_page(page)
+    }
+
+    pub(crate) fn has_pending(&self, page: HashPage) -> bool {
+        self.pending.has_page(page)
     }
 
     /// Checksums the page on disk may have now: two while it is being written, none if unknown.
@@ -331,16 +335,12 @@ impl Regions {
     }
 
     /// The page holds what was waiting when the write began; hashes that changed since still wait.
-    pub(crate) fn page_written(&mut self, page: HashPage, written: &[(ClusterIndex, ContentHash)]) {
+    pub(crate) fn page_written(&mut self, page: HashPage, written: &PendingPage) {
         let checksum = self.writing.remove(&page).expect("a page write that started ends");
         let entry = self.entry(page.region());
         entry.checksums[page.within_region()] = checksum;
         entry.known |= 1 << page.within_region();
-        for (cluster, hash) in written {
-            if self.pending(*cluster) == Some(*hash) {
-                self.forget_pending(*cluster);
-            }
-        }
+        self.pending.written(page, written);
     }
 
     /// Regions with an intent whose last write is `cool_ms` old, that nobody writes, and all of whose
@@ -365,9 +365,7 @@ impl Regions {
 
     /// Decides to clear the intent: `None` if a write came since `changes`, or hashes still wait.
     pub(crate) fn clear(&mut self, region: RegionIndex, changes: u64) -> Option<RegionRecord> {
-        let first = region.first_cluster();
-        let waiting =
-            self.pending.range(first..first.offset_by(EXTENT_CLUSTERS as u64)).next().is_some();
+        let waiting = self.pending.has_region(region);
         let quiet = self.hot.get(&region).is_none_or(|hot| {
             let broken = crate::breaks::broken("I4-clear-while-written");
             hot.in_flight == 0 && (hot.changes == changes || broken) && hot.untrusted.is_none()
@@ -414,7 +412,6 @@ impl Regions {
     /// written since the last good sync lies in these regions, and its hashes may be on disk already.
     pub(crate) fn distrust_written(&mut self) {
         self.pending.clear();
-        self.dirty_pages.clear();
         for region in &self.with_intent {
             let hot = self.hot.entry(*region).or_default();
             hot.untrusted = Some(Box::new(Bitmap::FULL));
@@ -422,6 +419,7 @@ impl Regions {
     }
 
     pub(crate) fn is_pinned(&self, cluster: ClusterIndex) -> bool {
-        self.pins.contains_key(&cluster)
+        let before = self.pins.range(..=cluster).next_back();
+        before.is_some_and(|(first, count)| cluster.0 - first.0 < *count as u64)
     }
 }

@@ -22,6 +22,7 @@ use blockyard_block::{
     MAP_PAGE_EXTENTS, MapPageId, RegionIndex, Result,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::task::Waker;
@@ -85,6 +86,29 @@ pub(crate) struct Wanted {
     pub(crate) hashes: bool,
 }
 
+pub(crate) type Extents = HashMap<ExtentId, Box<ExtentState>, BuildHasherDefault<IdHasher>>;
+
+/// Spreads ids, which the pool itself counts out, so that nobody can choose them to collide.
+#[derive(Default)]
+pub(crate) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        // The golden ratio's fraction; the upper bits choose a hash map's bucket and its tag.
+        self.0 = id.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(self.0 ^ u64::from(*byte));
+        }
+    }
+}
+
 pub(crate) struct State {
     pub(crate) pool: PoolRecord,
     pub(crate) options: OpenOptions,
@@ -92,7 +116,7 @@ pub(crate) struct State {
     pub(crate) names: BTreeMap<ImageName, ImageId>,
     pub(crate) pages: BTreeMap<MapPageId, PageState>,
     /// Boxed, because half of a hash map may be empty places.
-    pub(crate) extents: HashMap<ExtentId, Box<ExtentState>>,
+    pub(crate) extents: Extents,
     pub(crate) next_id: u64,
 
     pub(crate) allocator: Allocator,
@@ -170,7 +194,7 @@ impl State {
             images: BTreeMap::new(),
             names: BTreeMap::new(),
             pages: BTreeMap::new(),
-            extents: HashMap::new(),
+            extents: HashMap::default(),
             next_id: 1,
             allocator: Allocator::new(0, 0),
             regions: Regions::new(),

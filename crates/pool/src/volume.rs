@@ -93,7 +93,6 @@ impl<D: Directory> BlockDevice for Volume<D> {
 
     async fn write(&self, offset: u64, data: Buffer, fua: bool) -> Result<()> {
         self.check_writes()?;
-        self.check_range(offset, data.len() as u64)?;
         self.pool.write_image(self.image, offset, &data).await?;
         self.flush_if(fua).await
     }

@@ -6,13 +6,14 @@
 //! room in the journal) gives up its ticket, holds nothing, and plans again when woken.
 
 use crate::plan::{Content, Plan, Planned};
-use crate::pool::Pool;
+use crate::pool::{Pool, Turn};
 use crate::state::{ImageState, State};
 use blockyard_block::{
-    Buffer, CLUSTER_SIZE, EXTENT_CLUSTERS, EXTENT_SIZE, Error, ErrorKind, ImageId, Result,
+    Buffer, CLUSTER_SIZE, ContentHash, EXTENT_SIZE, Error, ErrorKind, ImageId, Result,
 };
 use blockyard_io::{Directory, Disk};
 use std::mem::ManuallyDrop;
+use std::ops::Range;
 
 impl ImageState {
     /// Refuses bytes beyond the end, or beyond the end there will be once a shrink is done.
@@ -29,14 +30,27 @@ impl ImageState {
 }
 
 /// Clusters `[offset, offset + length)` touches.
-pub(crate) fn cluster_range(offset: u64, length: u64) -> std::ops::Range<u64> {
+pub(crate) fn cluster_range(offset: u64, length: u64) -> Range<u64> {
     let size = CLUSTER_SIZE as u64;
     offset / size..(offset + length).div_ceil(size)
+}
+
+/// A change that has its place in line.
+enum Started<'a, D: Directory> {
+    Planned(Turn<'a, D>, Planned),
+    /// Somebody in front is in the way.
+    InLine(Turn<'a, D>),
 }
 
 /// Consecutive whole clusters of new data: a part of the guest's buffer or a merged edge.
 pub(crate) struct Piece {
     pub(crate) data: Buffer,
+}
+
+impl Piece {
+    fn cluster_count(&self) -> usize {
+        self.data.len() / CLUSTER_SIZE
+    }
 }
 
 /// A planned change whose data is being written. Dropped (the client went away), it ends like a
@@ -51,6 +65,16 @@ impl<D: Directory> Unfinished<'_, D> {
     pub(crate) fn finish(self, written: bool) {
         let this = ManuallyDrop::new(self);
         this.pool.complete(this.plan, this.contents, written);
+    }
+
+    /// Ends it and gives up its place in line, under one lock.
+    fn finish_and_leave(self, written: bool, turn: Turn<'_, D>) {
+        let this = ManuallyDrop::new(self);
+        let mut state = this.pool.lock();
+        state.complete_change(this.plan, this.contents, written);
+        state.seal();
+        turn.leave(&mut state);
+        this.pool.wake_wanted(state);
     }
 
     /// Makes the written change visible together with another one.
@@ -80,6 +104,12 @@ impl<D: Directory> Pool<D> {
         data: &Buffer,
     ) -> Result<()> {
         let mut at = 0;
+        let length = data.len() as u64;
+        let last_extent = offset.checked_add(length).map(|end| end.saturating_sub(1) / EXTENT_SIZE);
+        // A piece checks its range itself, but must not be written if another cannot be.
+        if length == 0 || last_extent != Some(offset / EXTENT_SIZE) {
+            self.lock().image(image)?.check_range(offset, length)?;
+        }
         while at < data.len() {
             let position = offset + at as u64;
             let rest_of_extent = (EXTENT_SIZE - position % EXTENT_SIZE) as usize;
@@ -90,53 +120,111 @@ impl<D: Directory> Pool<D> {
         Ok(())
     }
 
-    pub(crate) async fn write_piece(
+    /// Writes what lies within one extent.
+    async fn write_piece(&self, image: ImageId, offset: u64, data: Buffer) -> Result<()> {
+        let clusters = cluster_range(offset, data.len() as u64);
+        let aligned =
+            offset.is_multiple_of(CLUSTER_SIZE as u64) && data.len().is_multiple_of(CLUSTER_SIZE);
+        if !aligned {
+            return self.write_merged(image, offset, data, clusters).await;
+        }
+        let pieces = [Piece { data }];
+        let contents = self.contents(&pieces);
+        loop {
+            let (turn, planned) = match self.start(image, &clusters, &contents)? {
+                Started::Planned(turn, planned) => (turn, planned),
+                Started::InLine(turn) => {
+                    turn.wait().await?;
+                    // The image may have been shrunk while this waited.
+                    self.lock().image(image)?.check_range(offset, pieces[0].data.len() as u64)?;
+                    let planned = self.plan(image, &clusters, &contents)?;
+                    (turn, planned)
+                }
+            };
+            if let Some(done) = self.carry_out(turn, planned, &pieces, &contents).await {
+                return done;
+            }
+        }
+    }
+
+    /// The same for data whose edges are parts of clusters: what they are to be completed with is
+    /// only known when it is this write's turn.
+    async fn write_merged(
         &self,
         image: ImageId,
         offset: u64,
         data: Buffer,
+        clusters: Range<u64>,
     ) -> Result<()> {
-        let clusters = cluster_range(offset, data.len() as u64);
-        let mut hashed: Option<Vec<Content>> = None;
-        let aligned =
-            offset.is_multiple_of(CLUSTER_SIZE as u64) && data.len().is_multiple_of(CLUSTER_SIZE);
         loop {
-            let ticket = self.take_turn(image, clusters.clone()).await?;
+            let turn = self.take_turn(image, clusters.clone()).await?;
             // The image may have been shrunk while this waited.
             self.lock().image(image)?.check_range(offset, data.len() as u64)?;
             let pieces = self.whole_clusters(image, offset, &data).await?;
-            let contents = match hashed.take().filter(|_| aligned) {
-                Some(contents) => contents,
-                None => self.contents(&pieces),
-            };
+            let contents = self.contents(&pieces);
             let planned = self.plan(image, &clusters, &contents)?;
-            match planned {
-                Planned::Go(plan) => {
-                    let unfinished = Unfinished { pool: self, plan: &plan, contents: &contents };
-                    let result = self.write_targets(&plan, &pieces).await;
-                    unfinished.finish(result.is_ok());
-                    drop(ticket);
-                    return result;
-                }
-                Planned::Wait(seen) => {
-                    hashed = Some(contents);
-                    drop(ticket);
-                    self.wait_for_progress(seen).await;
-                }
+            if let Some(done) = self.carry_out(turn, planned, &pieces, &contents).await {
+                return done;
             }
         }
+    }
+
+    /// Takes a place in the image's line and, if nobody is in the way, plans at once.
+    fn start(
+        &self,
+        image: ImageId,
+        clusters: &Range<u64>,
+        contents: &[Content],
+    ) -> Result<Started<'_, D>> {
+        let mut state = self.lock();
+        let found = state.image_mut(image)?;
+        let size = CLUSTER_SIZE as u64;
+        found.check_range(clusters.start * size, (clusters.end - clusters.start) * size)?;
+        let line = &mut found.line;
+        let ticket = line.enqueue(clusters.clone());
+        let may_go = line.may_go(ticket);
+        let planned = may_go.then(|| state.plan_at(image, clusters, contents));
+        if may_go {
+            state.seal();
+        }
+        self.wake_wanted(state);
+        let turn = Turn::of_ticket(self, image, ticket);
+        Ok(match planned {
+            Some(planned) => Started::Planned(turn, planned?),
+            None => Started::InLine(turn),
+        })
+    }
+
+    /// Does what was planned and completes it; `None` if it must be planned again.
+    async fn carry_out(
+        &self,
+        turn: Turn<'_, D>,
+        planned: Planned,
+        pieces: &[Piece],
+        contents: &[Content],
+    ) -> Option<Result<()>> {
+        let plan = match planned {
+            Planned::Go(plan) => plan,
+            Planned::Wait(seen) => {
+                drop(turn);
+                self.wait_for_progress(seen).await;
+                return None;
+            }
+        };
+        let unfinished = Unfinished { pool: self, plan: &plan, contents };
+        let result = self.write_targets(&plan, pieces).await;
+        unfinished.finish_and_leave(result.is_ok(), turn);
+        Some(result)
     }
 
     pub(crate) fn plan(
         &self,
         image: ImageId,
-        clusters: &std::ops::Range<u64>,
+        clusters: &Range<u64>,
         contents: &[Content],
     ) -> Result<Planned> {
-        let extent_index = clusters.start / EXTENT_CLUSTERS as u64;
-        let first_slot = (clusters.start % EXTENT_CLUSTERS as u64) as usize;
         let mut state = self.lock();
-        let planned = state.plan_change(image, extent_index, first_slot, contents);
+        let planned = state.plan_at(image, clusters, contents);
         state.seal();
         self.wake_wanted(state);
         planned
@@ -181,21 +269,32 @@ impl<D: Directory> Pool<D> {
 
     /// Zero detection and hashing, outside any lock, of bytes nobody can change (I7).
     pub(crate) fn contents(&self, pieces: &[Piece]) -> Vec<Content> {
-        pieces
-            .iter()
-            .flat_map(|piece| piece.data.chunks_exact(CLUSTER_SIZE))
-            .map(|cluster| match is_zero(cluster) {
-                true => Content::Zero,
-                false => Content::Data(self.hash_algorithm().hash(cluster)),
-            })
-            .collect()
+        let clusters = pieces.iter().flat_map(|piece| piece.data.as_chunks::<CLUSTER_SIZE>().0);
+        let mut contents = Vec::with_capacity(pieces.iter().map(Piece::cluster_count).sum());
+        let mut to_hash: Vec<&[u8; CLUSTER_SIZE]> = Vec::with_capacity(contents.capacity());
+        for cluster in clusters {
+            if is_zero(cluster) {
+                contents.push(Content::Zero);
+            } else {
+                // Its hash comes below.
+                contents.push(Content::Data(ContentHash([0; 32])));
+                to_hash.push(cluster);
+            }
+        }
+        let mut hashes = Vec::with_capacity(to_hash.len());
+        self.hash_algorithm().hash_clusters(&to_hash, &mut hashes);
+        let hashed = contents.iter_mut().filter(|content| matches!(content, Content::Data(_)));
+        for (content, hash) in hashed.zip(hashes) {
+            *content = Content::Data(hash);
+        }
+        contents
     }
 
     /// Writes each run of consecutive clusters at once.
     pub(crate) async fn write_targets(&self, plan: &Plan, pieces: &[Piece]) -> Result<()> {
         let mut step = 0;
         for piece in pieces {
-            let count = piece.data.len() / CLUSTER_SIZE;
+            let count = piece.cluster_count();
             let targets = &plan.targets[step..step + count];
             let mut at = 0;
             while at < count {

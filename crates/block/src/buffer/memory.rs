@@ -1,0 +1,118 @@
+//! Memory of buffers, used again and again. Getting fresh memory from the system for each large
+//! request costs more than the request: every page of it faults and is zeroed.
+//!
+//! Each thread keeps what it let go, by size, up to a bound; what was taken on one thread and let go on
+//! another stays with the other. Contents are not cleared: see [`BufferMut::to_be_filled`].
+//!
+//! [`BufferMut::to_be_filled`]: super::BufferMut::to_be_filled
+
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+
+/// The smallest size that is kept; sizes are this times a power of two.
+const SIZE_MIN: usize = 16 << 10;
+const CLASSES: usize = 9;
+/// The largest size that is kept.
+const SIZE_MAX: usize = SIZE_MIN << (CLASSES - 1);
+/// What one thread keeps at most.
+const KEPT_BYTES_MAX: usize = 16 << 20;
+
+thread_local! {
+    static KEPT: RefCell<Kept> = const { RefCell::new(Kept::NOTHING) };
+}
+
+struct Kept {
+    classes: [Vec<Vec<u8>>; CLASSES],
+    bytes: usize,
+}
+
+impl Kept {
+    const NOTHING: Kept = Kept { classes: [const { Vec::new() }; CLASSES], bytes: 0 };
+}
+
+/// Some bytes of memory, given back to the thread that lets go of it.
+pub(super) struct Memory(Vec<u8>);
+
+/// The class of a size, if sizes like it are kept.
+fn class_of(size: usize) -> Option<usize> {
+    let size = size.max(SIZE_MIN).next_power_of_two();
+    (size <= SIZE_MAX).then(|| (size / SIZE_MIN).trailing_zeros() as usize)
+}
+
+impl Memory {
+    /// At least `size` bytes, whatever they held before.
+    pub(super) fn take(size: usize) -> Memory {
+        let Some(class) = class_of(size) else { return Memory(vec![0; size]) };
+        let kept = KEPT.with_borrow_mut(|kept| {
+            let bytes = kept.classes[class].pop()?;
+            kept.bytes -= bytes.len();
+            Some(bytes)
+        });
+        Memory(kept.unwrap_or_else(|| vec![0; SIZE_MIN << class]))
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let bytes = std::mem::take(&mut self.0);
+        let Some(class) = class_of(bytes.len()).filter(|class| SIZE_MIN << class == bytes.len())
+        else {
+            return;
+        };
+        // A thread that is ending keeps nothing any more.
+        let _ = KEPT.try_with(|kept| {
+            let kept = &mut *kept.borrow_mut();
+            if kept.bytes + bytes.len() <= KEPT_BYTES_MAX {
+                kept.bytes += bytes.len();
+                kept.classes[class].push(bytes);
+            }
+        });
+    }
+}
+
+impl Deref for Memory {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl DerefMut for Memory {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{KEPT, KEPT_BYTES_MAX, Memory, SIZE_MAX, SIZE_MIN, class_of};
+
+    #[test]
+    fn memory_let_go_serves_the_next_of_its_size() {
+        let memory = Memory::take(5000);
+        let place = memory.as_ptr();
+        drop(memory);
+        assert_ne!(Memory::take(SIZE_MIN + 1).as_ptr(), place);
+        assert_eq!(Memory::take(SIZE_MIN).as_ptr(), place);
+    }
+
+    #[test]
+    fn a_thread_keeps_no_more_than_its_bound() {
+        let many: Vec<Memory> = (0..40).map(|_| Memory::take(1 << 20)).collect();
+        drop(many);
+        KEPT.with_borrow(|kept| {
+            let bytes: usize = kept.classes.iter().flatten().map(Vec::len).sum();
+            assert_eq!(bytes, kept.bytes);
+            assert_eq!(bytes, KEPT_BYTES_MAX);
+        });
+    }
+
+    #[test]
+    fn every_size_has_room_and_huge_ones_are_not_kept() {
+        for size in [0, 1, SIZE_MIN, SIZE_MIN + 1, SIZE_MAX, SIZE_MAX + 1, 40 << 20] {
+            assert!(Memory::take(size).len() >= size);
+        }
+        assert_eq!(class_of(SIZE_MAX + 1), None);
+        assert_eq!(class_of(SIZE_MAX), Some(super::CLASSES - 1));
+    }
+}
