@@ -9,6 +9,7 @@ mod buffer;
 mod device;
 mod error;
 mod hash;
+mod hasher;
 mod name;
 mod units;
 
@@ -16,6 +17,7 @@ pub use buffer::{Buffer, BufferMut};
 pub use device::{AllocationRun, AllocationState, BlockDevice, Segment, ZeroOptions};
 pub use error::{Error, ErrorKind, Result};
 pub use hash::{ContentHash, HashAlgorithm};
+pub use hasher::Hasher;
 pub use name::ImageName;
 pub use units::{
     CLUSTER_SIZE, CLUSTERS_MAX, ClusterIndex, EXTENT_CLUSTERS, EXTENT_SIZE, ExtentId, ImageId,

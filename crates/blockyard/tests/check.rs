@@ -4,6 +4,7 @@
 
 mod support;
 
+use blockyard_block::ErrorKind;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -168,4 +169,27 @@ fn data_that_moved_is_asked_for_and_found_where_it_is_said_to_be() {
     let message = place.fails(2, &["check"]);
     assert!(message.contains("--data-at") && message.contains("here.img"), "{message}");
     place.ok(&["check", "--data", "--data-at", there.to_str().unwrap()]);
+}
+
+#[test]
+fn a_scrub_names_image_and_offset_of_what_rotted() {
+    let place = Place::new();
+    let daemon = serve(&place);
+    for index in [3, 4, 39] {
+        flip(&place.pool().join("data"), stored_at(&place.pool(), index) + 17);
+    }
+    let finished = place.run(&["scrub", "--json"]);
+    assert_eq!(finished.status.code(), Some(i32::from(ErrorKind::Corrupt.exit_code())));
+    let report: Value = serde_json::from_str(&finished.out).unwrap();
+    assert_eq!(
+        (&report["clusters_checked"], &report["clusters_damaged"]),
+        (&json!(40), &json!(3)),
+        "{report}"
+    );
+    let places =
+        [3, 4, 39].map(|index| json!([{"image": "web", "offset": (1 << 20) + index * 4096}]));
+    for (damage, expected) in report["damage"].as_array().unwrap().iter().zip(&places) {
+        assert_eq!(damage["places"], *expected, "{report}");
+    }
+    drop(daemon);
 }

@@ -103,6 +103,20 @@ fn standard_input_and_output_carry_raw_bytes() {
 }
 
 #[test]
+fn an_odd_length_of_standard_input_is_rounded_up_saying_so() {
+    let place = Place::new();
+    let _daemon = place.serve(&[]);
+    let odd = file(&place, "odd", &disk_content(4097, 8));
+    let mut import = place.command();
+    import.arg("--pool").arg(place.pool()).args(["image", "import", "-", "odd", "--json"]);
+    import.stdin(std::fs::File::open(&odd).unwrap());
+    let finished = Finished::of(import);
+    assert!(finished.err.contains("4097 bytes were rounded up to 4608"), "{finished:?}");
+    let image: serde_json::Value = serde_json::from_str(&finished.ok()).unwrap();
+    assert_eq!(image["size_bytes"], 4608);
+}
+
+#[test]
 fn what_cannot_be_imported_is_refused_and_leaves_nothing() {
     let place = Place::new();
     let _daemon = place.serve(&[]);

@@ -4,12 +4,14 @@
 //! the checksum of neither version, or of either; it reads again.
 
 use crate::bitmap::Bitmap;
+use crate::maintenance::HASH_BLOCK_BYTES;
 use crate::pending::PendingPage;
 use crate::pool::Pool;
 use crate::regions::{HashPage, PAGE_HASHES, Watch};
 use crate::state::LogItem;
 use blockyard_block::{
-    BufferMut, CLUSTER_SIZE, ClusterIndex, ContentHash, Error, ErrorKind, RegionIndex, Result,
+    BufferMut, CLUSTER_SIZE, ClusterIndex, ContentHash, EXTENT_CLUSTERS, Error, ErrorKind,
+    RegionIndex, Result,
 };
 use blockyard_io::{Directory, Disk};
 
@@ -26,6 +28,15 @@ pub(crate) struct PageCopy {
     checksum: u32,
     bytes: BufferMut,
 }
+
+/// The pages of one region's hashes, read together, for questions that go on from cluster to cluster.
+#[derive(Default)]
+pub(crate) struct HashCopies {
+    region: Option<RegionIndex>,
+    pages: [Option<PageCopy>; PAGES_PER_REGION],
+}
+
+const PAGES_PER_REGION: usize = EXTENT_CLUSTERS / PAGE_HASHES;
 
 /// Regions cleared with one pair of syncs.
 const CLEAR_BATCH: usize = 64;
@@ -52,6 +63,40 @@ impl<D: Directory> Pool<D> {
             }
             *copy = Some(self.read_hash_page(HashPage::of(cluster)).await?);
         }
+    }
+
+    /// The same for clusters that are asked for in order: the hashes of a region are read at once.
+    pub(crate) async fn known_in_order(
+        &self,
+        cluster: ClusterIndex,
+        copies: &mut HashCopies,
+    ) -> Result<Known> {
+        if copies.region != Some(cluster.region()) {
+            if let Some(known) = self.known_from(cluster, None) {
+                return Ok(known);
+            }
+            *copies = self.read_hashes_of(cluster.region()).await;
+        }
+        self.known_cluster(cluster, &mut copies.pages[HashPage::of(cluster).within_region()]).await
+    }
+
+    /// Copies that nobody has checked yet. A failure shows again, and is told, where the page is wanted.
+    async fn read_hashes_of(&self, region: RegionIndex) -> HashCopies {
+        let offset = u64::from(region.0) * HASH_BLOCK_BYTES;
+        let buffer = BufferMut::zeroed(HASH_BLOCK_BYTES as usize);
+        let (result, bytes) = self.hashes.read(offset, buffer).await;
+        let mut copies = HashCopies { region: Some(region), ..HashCopies::default() };
+        if result.is_ok() {
+            let contents = bytes.chunks_exact(CLUSTER_SIZE);
+            for ((page, content), copy) in
+                HashPage::of_region(region).zip(contents).zip(&mut copies.pages)
+            {
+                let mut bytes = BufferMut::zeroed(CLUSTER_SIZE);
+                bytes.copy_from_slice(content);
+                *copy = Some(PageCopy { page, checksum: crc32c::crc32c(content), bytes });
+            }
+        }
+        copies
     }
 
     /// The same without I/O, if memory and the copy suffice. A copy counts only while its page has that

@@ -31,6 +31,7 @@ mod ranges;
 mod read;
 mod records;
 mod regions;
+mod scrub;
 mod state;
 pub mod store;
 #[cfg(any(test, feature = "synthetic"))]
@@ -42,7 +43,7 @@ mod write;
 pub use check::{CheckCounts, CheckOptions, CheckProgress, CheckReport, Finding, check};
 pub use inspect::{InspectedExtent, InspectedPage, InspectedSlot, Inspection, PoolCounters};
 pub use pool::Pool;
-pub use query::Scrub;
+pub use scrub::Scrub;
 pub use types::{
     Client, CreateOptions, Damage, ImageInfo, ImageKind, MapRun, MapState, OpenOptions, PoolId,
     PoolStatus,

@@ -1,24 +1,16 @@
-//! Questions that read no data: digest, map, status; and scrub, which reads all of it.
+//! Questions that read no data: digest, map, status.
 
 use crate::extent::{Extent, Slot};
-use crate::hashes::Known;
+use crate::hashes::{HashCopies, Known};
 use crate::pool::Pool;
-use crate::records::FORMAT_VERSION;
-use crate::types::{Damage, MapRun, MapState, PoolStatus};
+use crate::records::{FORMAT_VERSION, ImageRecord};
+use crate::state::State;
+use crate::types::{MapRun, MapState, PoolStatus};
 use blockyard_block::{
     CLUSTER_SIZE, ClusterIndex, ContentHash, EXTENT_CLUSTERS, EXTENT_SIZE, Error, ErrorKind,
-    ExtentId, ImageId, ImageName, RegionIndex, Result,
+    ExtentId, Hasher, ImageId, ImageName, MAP_PAGE_EXTENTS, RegionIndex, Result,
 };
 use blockyard_io::Directory;
-
-/// Progress and findings of a scrub so far.
-#[derive(Debug, Clone, Default)]
-pub struct Scrub {
-    pub clusters_done: u64,
-    pub clusters_total: u64,
-    pub clusters_skipped_untrusted: u64,
-    pub damage: Vec<Damage>,
-}
 
 impl<D: Directory> Pool<D> {
     /// The image's root hash over size, algorithm and content; the same for the same content,
@@ -33,9 +25,9 @@ impl<D: Directory> Pool<D> {
         let algorithm = self.hash_algorithm();
         let empty = algorithm.hash(&[0; 32 * EXTENT_CLUSTERS]);
         let count = size.div_ceil(EXTENT_SIZE);
-        let mut summaries = Vec::with_capacity(count as usize * 32 + 32);
-        summaries.extend_from_slice(&size.to_le_bytes());
-        summaries.extend_from_slice(algorithm.name().as_bytes());
+        let mut summaries = Hasher::new(algorithm);
+        summaries.update(&size.to_le_bytes());
+        summaries.update(algorithm.name().as_bytes());
         let mut present = extents.into_iter().peekable();
         for index in 0..count {
             let summary = match present.next_if(|(at, _)| *at == index) {
@@ -44,9 +36,9 @@ impl<D: Directory> Pool<D> {
                 })?,
                 None => empty,
             };
-            summaries.extend_from_slice(&summary.0);
+            summaries.update(&summary.0);
         }
-        Ok(algorithm.hash(&summaries))
+        Ok(summaries.finish())
     }
 
     /// The hash over the hashes of an extent's slots, kept until it changes.
@@ -87,49 +79,47 @@ impl<D: Directory> Pool<D> {
         Ok(summary)
     }
 
-    /// What is known of each slot's content; each hash page is read once.
+    /// What is known of each slot's content.
     async fn known_slots(&self, extent: &Extent) -> Result<Vec<Option<Known>>> {
         let mut known = vec![None; EXTENT_CLUSTERS];
-        let mut copy = None;
+        let mut copies = HashCopies::default();
         for (slot, length, target) in extent.runs() {
             let Slot::Data(first) = target else { continue };
             for step in 0..length {
                 let cluster = first.offset_by(step as u64);
-                known[slot + step] = Some(self.known_cluster(cluster, &mut copy).await?);
+                known[slot + step] = Some(self.known_in_order(cluster, &mut copies).await?);
             }
         }
         Ok(known)
     }
 
-    /// The map from `offset` (rounded down to a cluster) to the end of its extent: at most 1024
-    /// clusters. Continue where the last run ended, until the end of the image. Reads no data.
+    /// The map from `offset` (rounded down to a cluster) to the end of its extent, at most 1024 clusters;
+    /// where there is no extent it is one run up to the next that there is. Continue where the last
+    /// run ended, until the end of the image. Reads no data.
     pub async fn map(&self, name: &ImageName, offset: u64, hashes: bool) -> Result<Vec<MapRun>> {
         let size = CLUSTER_SIZE as u64;
         let first = offset / size;
-        let (extent, image_size) = {
+        let (extent, next, image_size) = {
             let state = self.lock();
             let record = &state.image(state.find(name)?)?.record;
-            let id = state.extent_at(record, first / EXTENT_CLUSTERS as u64);
-            (id.map(|id| state.extents[&id].extent.clone()), record.size)
+            let index = first / EXTENT_CLUSTERS as u64;
+            let extent = state.extent_at(record, index).map(|id| state.extents[&id].extent.clone());
+            let next = if extent.is_some() { index + 1 } else { state.next_extent(record, index) };
+            (extent, next, record.size)
         };
         if offset >= image_size {
             return Ok(Vec::new());
         }
-        let end = ((first / EXTENT_CLUSTERS as u64 + 1) * EXTENT_CLUSTERS as u64)
-            .min(image_size.div_ceil(size));
-        let known = match &extent {
-            Some(extent) if hashes => Some(self.known_slots(extent).await?),
-            _ => None,
+        let end = next.saturating_mul(EXTENT_CLUSTERS as u64).min(image_size.div_ceil(size));
+        let Some(extent) = extent else {
+            let length = (end * size).min(image_size) - first * size;
+            return Ok(vec![MapRun { offset: first * size, length, state: MapState::Zero }]);
         };
+        let known = if hashes { Some(self.known_slots(&extent).await?) } else { None };
         let mut runs: Vec<MapRun> = Vec::new();
         for cluster in first..end {
             let slot = (cluster % EXTENT_CLUSTERS as u64) as usize;
-            let state = match (&extent, &known) {
-                (None, _) => MapState::Zero,
-                (Some(extent), known) => {
-                    map_state(extent.slot(slot), known.as_ref().and_then(|known| known[slot]))
-                }
-            };
+            let state = map_state(extent.slot(slot), known.as_ref().and_then(|known| known[slot]));
             let length = size.min(image_size - cluster * size);
             match runs.last_mut() {
                 Some(last) if last.state == state && !(hashes && is_data(state)) => {
@@ -201,9 +191,9 @@ impl<D: Directory> Pool<D> {
         let reserved = self.reserved_clusters();
         for region in 1..self.region_count() {
             let region = RegionIndex(region);
-            let mut copy = None;
+            let mut copies = HashCopies::default();
             for cluster in self.clusters_with_data(region, &reserved) {
-                match self.known_cluster(cluster, &mut copy).await? {
+                match self.known_in_order(cluster, &mut copies).await? {
                     Known::Hash(hash) => drop(seen.insert(hash)),
                     Known::Untrusted => return Ok(None),
                 }
@@ -218,7 +208,7 @@ impl<D: Directory> Pool<D> {
 
     /// The runs of clusters that slots keep without data, sorted: they count, but have no content. Walked
     /// some extents at a time, so that requests go on.
-    fn reserved_clusters(&self) -> Vec<(ClusterIndex, u64)> {
+    pub(crate) fn reserved_clusters(&self) -> Vec<(ClusterIndex, u64)> {
         let ids: Vec<ExtentId> = self.lock().extents.keys().copied().collect();
         let mut runs = Vec::new();
         for some in ids.chunks(64) {
@@ -234,7 +224,7 @@ impl<D: Directory> Pool<D> {
         runs
     }
 
-    fn clusters_with_data(
+    pub(crate) fn clusters_with_data(
         &self,
         region: RegionIndex,
         reserved: &[(ClusterIndex, u64)],
@@ -256,80 +246,19 @@ impl<D: Directory> Pool<D> {
         let clusters = (0..EXTENT_CLUSTERS).map(|within| region.cluster(within));
         clusters.filter(|cluster| state.allocator.count(*cluster) > 0).collect()
     }
+}
 
-    /// Reads every trusted cluster and compares it with its hash, calling `progress` after each
-    /// region; return false from it to stop.
-    pub async fn scrub(&self, mut progress: impl FnMut(&Scrub) -> bool) -> Result<Scrub> {
-        let mut scrub =
-            Scrub { clusters_total: self.lock().allocator.clusters_used(), ..Scrub::default() };
-        let reserved = self.reserved_clusters();
-        for region in 1..self.region_count() {
-            let clusters = self.clusters_with_data(RegionIndex(region), &reserved);
-            if clusters.is_empty() {
-                continue;
-            }
-            for cluster in clusters {
-                self.scrub_cluster(cluster, &mut scrub).await?;
-                scrub.clusters_done += 1;
-            }
-            if !progress(&scrub) {
-                break;
-            }
-        }
-        Ok(scrub)
-    }
-
-    /// A cluster that changes meanwhile is not judged: its watch is broken (I6).
-    async fn scrub_cluster(&self, cluster: ClusterIndex, scrub: &mut Scrub) -> Result<()> {
-        let watch = {
-            let mut state = self.lock();
-            if state.allocator.count(cluster) == 0 {
-                return Ok(());
-            }
-            state.regions.watch(cluster)
-        };
-        let expected = match self.hash_of(cluster).await {
-            Ok(expected) => expected,
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                self.lock().regions.unwatch(cluster, watch);
-                scrub.damage.push(self.damage_at(cluster, error.to_string()));
-                return Ok(());
-            }
-            Err(error) => return Err(error),
-        };
-        let Some(expected) = expected else {
-            self.lock().regions.unwatch(cluster, watch);
-            scrub.clusters_skipped_untrusted += 1;
-            return Ok(());
-        };
-        let problem = match self.read_clusters(cluster, 1).await {
-            Ok(bytes) if self.hash_algorithm().hash(&bytes) == expected => None,
-            Ok(_) => Some(format!("data at {} does not match its hash", cluster.data_offset())),
-            Err(error) => Some(error.to_string()),
-        };
-        let unchanged = self.lock().regions.unwatch(cluster, watch);
-        if let Some(problem) = problem.filter(|_| unchanged) {
-            scrub.damage.push(self.damage_at(cluster, problem));
-        }
-        Ok(())
-    }
-
-    /// Which images show the cluster, and where: found by walking all maps.
-    fn damage_at(&self, cluster: ClusterIndex, message: String) -> Damage {
-        let state = self.lock();
-        let mut places = Vec::new();
-        for (name, id) in &state.names {
-            for (index, extent) in state.image_extents(*id) {
-                for (slot, length, target) in state.extents[&extent].extent.runs() {
-                    let Some(first) = target.cluster() else { continue };
-                    if first <= cluster && cluster < first.offset_by(length as u64) {
-                        let at = slot as u64 + (cluster.0 - first.0);
-                        places.push((name.clone(), index * EXTENT_SIZE + at * CLUSTER_SIZE as u64));
-                    }
-                }
-            }
-        }
-        Damage { places, message }
+impl State {
+    /// The index of the first extent after `index` that the image has; past its end if none.
+    fn next_extent(&self, image: &ImageRecord, index: u64) -> u64 {
+        let per_page = MAP_PAGE_EXTENTS as u64;
+        let pages = image.pages.iter().zip(0_u64..).skip(((index + 1) / per_page) as usize);
+        let mut present = pages.filter_map(|(page, number)| {
+            let base = number * per_page;
+            let mut within = self.pages[&(*page)?].page.iter().map(|(at, _)| base + at as u64);
+            within.find(|at| *at > index)
+        });
+        present.next().unwrap_or(u64::MAX)
     }
 }
 

@@ -182,3 +182,31 @@ fn a_place_that_was_kept_and_never_written_is_no_damage() {
         assert_eq!(pool.bytes_unique().await.unwrap(), Some(8192));
     });
 }
+
+#[test]
+fn an_image_that_is_mostly_nothing_is_described_in_few_steps() {
+    let mut machine = Machine::new(6);
+    let pool = machine.open();
+    machine.run(async move {
+        let size = 1 << 40;
+        pool.create_image(&name("a"), size, 1).await.unwrap();
+        let volume = pool.open_image(&name("a"), client(true)).unwrap();
+        let places = [(8 << 20) + 4096, (3 << 30) - 4096, 5 << 37, size - 4096];
+        for (tag, offset) in places.iter().enumerate() {
+            write(&volume, *offset, &pattern(tag as u8 + 1, 4096)).await;
+        }
+        let (mut offset, mut data, mut steps) = (0, Vec::new(), 0);
+        while offset < size {
+            for run in pool.map(&name("a"), offset, false).await.unwrap() {
+                assert_eq!(run.offset, offset);
+                offset += run.length;
+                if run.state != MapState::Zero {
+                    data.push((run.offset, run.length));
+                }
+            }
+            steps += 1;
+        }
+        assert_eq!(data, places.map(|offset| (offset, 4096)));
+        assert!(steps < 10, "{steps} steps");
+    });
+}

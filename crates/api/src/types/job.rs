@@ -117,6 +117,8 @@ pub struct ScrubReport {
     pub clusters_checked: u64,
     /// Clusters without a trusted hash cannot be checked.
     pub clusters_skipped_untrusted: u64,
+    pub clusters_damaged: u64,
+    /// The first 1000 of them.
     pub damage: Vec<Damage>,
 }
 

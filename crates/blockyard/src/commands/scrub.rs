@@ -19,7 +19,7 @@ pub(crate) fn run(_flags: &Flags, session: &Session) -> Result<()> {
         return Err(Error::new(ErrorKind::Unsupported, "the daemon sent no report").into());
     };
     session.output.print(&report, || text(&report))?;
-    match report.damage.len() {
+    match report.clusters_damaged {
         0 => Ok(()),
         count => Err(Error::new(
             ErrorKind::Corrupt,
@@ -43,6 +43,10 @@ fn text(report: &ScrubReport) -> String {
         if damage.places.is_empty() {
             let _ = writeln!(text, "{}", damage.message);
         }
+    }
+    let omitted = report.clusters_damaged.saturating_sub(report.damage.len() as u64);
+    if omitted > 0 {
+        let _ = writeln!(text, "and {omitted} more");
     }
     text
 }

@@ -36,7 +36,7 @@ impl Progress<'_> {
             return;
         }
         if self.terminal {
-            let new_bar = || new_bar(self.what, self.unit, self.started);
+            let new_bar = || new_bar(self.what, self.unit, total.is_some(), self.started);
             let bar = self.bar.get_or_insert_with(new_bar);
             bar.set_length(total.unwrap_or(done).max(done));
             bar.set_position(done);
@@ -53,8 +53,9 @@ impl Progress<'_> {
     }
 }
 
-fn new_bar(what: &str, unit: ProgressUnit, started: Instant) -> ProgressBar {
+fn new_bar(what: &str, unit: ProgressUnit, known: bool, started: Instant) -> ProgressBar {
     let template = match unit {
+        ProgressUnit::Bytes if !known => "{msg} {binary_bytes} {binary_bytes_per_sec}",
         ProgressUnit::Bytes => {
             "{msg} {wide_bar} {binary_bytes} of {binary_total_bytes} {binary_bytes_per_sec} {eta} left"
         }

@@ -2,12 +2,15 @@
 
 use crate::commands::Session;
 use crate::output::job;
+use crate::output::progress::Progress;
 use crate::size::human;
 use anyhow::{Context, Result};
-use blockyard_api::{Client, FileFormat, Image, ImportFile, JobReport};
+use blockyard_api::{Client, FileFormat, Image, ImportFile, JobReport, ProgressUnit};
 use blockyard_block::{Error, ErrorKind};
 use clap::{Args, ValueEnum};
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Seek, StdinLock};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 /// Bytes of standard input sent at a time.
@@ -66,11 +69,30 @@ fn from_stdin(flags: &Flags, client: &Client) -> Result<Image> {
     }
     let mut upload = client.upload_image(&flags.name)?;
     let mut stdin = std::io::stdin().lock();
+    let total = bytes_left(&stdin);
+    let mut progress = Progress::new("import", ProgressUnit::Bytes);
+    let mut sent = 0;
     loop {
         let mut part = Vec::with_capacity(PART_BYTES);
         stdin.by_ref().take(PART_BYTES as u64).read_to_end(&mut part).context("standard input")?;
+        let length = part.len() as u64;
         if part.is_empty() || !upload.send(part) {
-            return Ok(upload.finish()?);
+            break;
         }
+        sent += length;
+        progress.show(sent, total);
     }
+    progress.end();
+    let image = upload.finish()?;
+    if image.size_bytes != sent {
+        eprintln!("note: its {sent} bytes were rounded up to {}", image.size_bytes);
+    }
+    Ok(image)
+}
+
+/// How much is to come, if standard input is a file.
+fn bytes_left(stdin: &StdinLock<'_>) -> Option<u64> {
+    let mut file = File::from(stdin.as_fd().try_clone_to_owned().ok()?);
+    let length = file.metadata().ok().filter(|found| found.is_file())?.len();
+    Some(length.saturating_sub(file.stream_position().ok()?))
 }

@@ -49,6 +49,7 @@ pub(super) fn scrub(scrub: pool::Scrub) -> api::ScrubReport {
     api::ScrubReport {
         clusters_checked: scrub.clusters_done,
         clusters_skipped_untrusted: scrub.clusters_skipped_untrusted,
+        clusters_damaged: scrub.clusters_damaged,
         damage: scrub.damage.into_iter().map(damage).collect(),
     }
 }

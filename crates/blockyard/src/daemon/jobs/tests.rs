@@ -12,6 +12,7 @@ fn report() -> JobReport {
     JobReport::Scrub(ScrubReport {
         clusters_checked: 1,
         clusters_skipped_untrusted: 0,
+        clusters_damaged: 0,
         damage: Vec::new(),
     })
 }

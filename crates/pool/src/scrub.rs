@@ -1,0 +1,182 @@
+//! Scrub: every stored cluster compared with its hash, while the pool is served.
+//!
+//! A cluster that changes between the look-up of its hash and the end of its read is not judged: the
+//! watch on it is broken (I6). Nothing is repaired.
+
+use crate::hashes::{HashCopies, Known};
+use crate::pool::Pool;
+use crate::regions::Watch;
+use crate::types::Damage;
+use blockyard_block::{
+    CLUSTER_SIZE, ClusterIndex, ContentHash, EXTENT_SIZE, ErrorKind, RegionIndex, Result,
+};
+use blockyard_io::Directory;
+
+/// Clusters read at once.
+const RUN_CLUSTERS: usize = 256;
+
+/// More damage is counted, not kept: a pool that is all wrong must not fill the memory.
+const DAMAGE_MAX: usize = 1000;
+
+/// Progress and findings of a scrub so far.
+#[derive(Debug, Clone, Default)]
+pub struct Scrub {
+    pub clusters_done: u64,
+    pub clusters_total: u64,
+    pub clusters_skipped_untrusted: u64,
+    pub clusters_damaged: u64,
+    /// The first of them.
+    pub damage: Vec<Damage>,
+}
+
+/// Clusters under watch; whatever is still watched when this is dropped is let go.
+struct Watching<'a, D: Directory> {
+    pool: &'a Pool<D>,
+    watched: Vec<(ClusterIndex, Watch)>,
+}
+
+impl<D: Directory> Watching<'_, D> {
+    /// Ends the watch on `cluster`; whether it did not change.
+    fn end(&mut self, cluster: ClusterIndex) -> bool {
+        let Ok(at) = self.watched.binary_search_by_key(&cluster, |(watched, _)| *watched) else {
+            return false;
+        };
+        let (_, watch) = self.watched.remove(at);
+        self.pool.lock().regions.unwatch(cluster, watch)
+    }
+}
+
+impl<D: Directory> Drop for Watching<'_, D> {
+    fn drop(&mut self) {
+        let mut state = self.pool.lock();
+        for (cluster, watch) in self.watched.drain(..) {
+            state.regions.unwatch(cluster, watch);
+        }
+    }
+}
+
+impl<D: Directory> Pool<D> {
+    /// Reads every trusted cluster and compares it with its hash, calling `progress` after each
+    /// region; return false from it to stop.
+    pub async fn scrub(&self, mut progress: impl FnMut(&Scrub) -> bool) -> Result<Scrub> {
+        let mut scrub =
+            Scrub { clusters_total: self.lock().allocator.clusters_used(), ..Scrub::default() };
+        let reserved = self.reserved_clusters();
+        for region in 1..self.region_count() {
+            let clusters = self.clusters_with_data(RegionIndex(region), &reserved);
+            if clusters.is_empty() {
+                continue;
+            }
+            let mut copies = HashCopies::default();
+            for run in clusters.chunks(RUN_CLUSTERS) {
+                self.scrub_clusters(run, &mut copies, &mut scrub).await?;
+                scrub.clusters_done += run.len() as u64;
+            }
+            if !progress(&scrub) {
+                break;
+            }
+        }
+        Ok(scrub)
+    }
+
+    async fn scrub_clusters(
+        &self,
+        clusters: &[ClusterIndex],
+        copies: &mut HashCopies,
+        scrub: &mut Scrub,
+    ) -> Result<()> {
+        let mut watching = self.watch_used(clusters);
+        let mut due: Vec<(ClusterIndex, ContentHash)> = Vec::with_capacity(clusters.len());
+        for (cluster, _) in watching.watched.clone() {
+            match self.known_in_order(cluster, copies).await {
+                Ok(Known::Hash(hash)) => due.push((cluster, hash)),
+                Ok(Known::Untrusted) => scrub.clusters_skipped_untrusted += 1,
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    self.add_damage(scrub, cluster, error.to_string());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        for run in due.chunk_by(|(one, _), (next, _)| one.offset_by(1) == *next) {
+            for (cluster, problem) in self.problems_of(run).await {
+                if watching.end(cluster) {
+                    self.add_damage(scrub, cluster, problem);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn watch_used(&self, clusters: &[ClusterIndex]) -> Watching<'_, D> {
+        let mut state = self.lock();
+        let mut watched = Vec::with_capacity(clusters.len());
+        for &cluster in clusters {
+            if state.allocator.count(cluster) > 0 {
+                watched.push((cluster, state.regions.watch(cluster)));
+            }
+        }
+        Watching { pool: self, watched }
+    }
+
+    /// What is wrong with clusters that follow each other. Where they cannot be read together, each is
+    /// read alone, to name the ones.
+    async fn problems_of(
+        &self,
+        run: &[(ClusterIndex, ContentHash)],
+    ) -> Vec<(ClusterIndex, String)> {
+        if let Ok(bytes) = self.read_clusters(run[0].0, run.len()).await {
+            return self.mismatches(run, &bytes);
+        }
+        let mut problems = Vec::new();
+        for one in run {
+            match self.read_clusters(one.0, 1).await {
+                Ok(bytes) => problems.extend(self.mismatches(std::slice::from_ref(one), &bytes)),
+                Err(error) => problems.push((one.0, error.to_string())),
+            }
+        }
+        problems
+    }
+
+    fn mismatches(
+        &self,
+        run: &[(ClusterIndex, ContentHash)],
+        bytes: &[u8],
+    ) -> Vec<(ClusterIndex, String)> {
+        let problem = |cluster: ClusterIndex| {
+            format!("data at {} does not match its hash", cluster.data_offset())
+        };
+        let contents: Vec<&[u8; CLUSTER_SIZE]> = bytes.as_chunks().0.iter().collect();
+        let mut hashes = Vec::with_capacity(run.len());
+        self.hash_algorithm().hash_clusters(&contents, &mut hashes);
+        run.iter()
+            .zip(hashes)
+            .filter(|((_, expected), found)| expected != found)
+            .map(|((cluster, _), _)| (*cluster, problem(*cluster)))
+            .collect()
+    }
+
+    fn add_damage(&self, scrub: &mut Scrub, cluster: ClusterIndex, message: String) {
+        scrub.clusters_damaged += 1;
+        if scrub.damage.len() < DAMAGE_MAX {
+            scrub.damage.push(self.damage_at(cluster, message));
+        }
+    }
+
+    /// Which images show the cluster, and where: found by walking all maps.
+    fn damage_at(&self, cluster: ClusterIndex, message: String) -> Damage {
+        let state = self.lock();
+        let mut places = Vec::new();
+        for (name, id) in &state.names {
+            for (index, extent) in state.image_extents(*id) {
+                for (slot, length, target) in state.extents[&extent].extent.runs() {
+                    let Some(first) = target.cluster() else { continue };
+                    if first <= cluster && cluster < first.offset_by(length as u64) {
+                        let at = slot as u64 + (cluster.0 - first.0);
+                        places.push((name.clone(), index * EXTENT_SIZE + at * CLUSTER_SIZE as u64));
+                    }
+                }
+            }
+        }
+        Damage { places, message }
+    }
+}
