@@ -338,6 +338,14 @@ impl<D: Directory> Pool<D> {
         Ok(true)
     }
 
+    /// The hash of each cluster in `bytes`.
+    pub(crate) fn hashes_of(&self, bytes: &[u8]) -> Vec<ContentHash> {
+        let clusters: Vec<&[u8; CLUSTER_SIZE]> = bytes.as_chunks().0.iter().collect();
+        let mut hashes = Vec::with_capacity(clusters.len());
+        self.hash_algorithm().hash_clusters(&clusters, &mut hashes);
+        hashes
+    }
+
     /// A region with clusters to hash again, watched from now on (I6).
     fn next_untrusted(&self) -> Option<(RegionIndex, Vec<Watched>)> {
         let mut state = self.lock();
@@ -361,10 +369,7 @@ impl<D: Directory> Pool<D> {
     }
 
     fn publish_rehashed(&self, watched: &[Watched], bytes: &[u8]) {
-        let hashes: Vec<ContentHash> = bytes
-            .chunks_exact(CLUSTER_SIZE)
-            .map(|cluster| self.hash_algorithm().hash(cluster))
-            .collect();
+        let hashes = self.hashes_of(bytes);
         let mut state = self.lock();
         if state.failed.is_some() {
             return;

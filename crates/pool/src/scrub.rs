@@ -145,11 +145,8 @@ impl<D: Directory> Pool<D> {
         let problem = |cluster: ClusterIndex| {
             format!("data at {} does not match its hash", cluster.data_offset())
         };
-        let contents: Vec<&[u8; CLUSTER_SIZE]> = bytes.as_chunks().0.iter().collect();
-        let mut hashes = Vec::with_capacity(run.len());
-        self.hash_algorithm().hash_clusters(&contents, &mut hashes);
         run.iter()
-            .zip(hashes)
+            .zip(self.hashes_of(bytes))
             .filter(|((_, expected), found)| expected != found)
             .map(|((cluster, _), _)| (*cluster, problem(*cluster)))
             .collect()
