@@ -5,10 +5,12 @@
 
 pub(crate) mod allocation;
 pub(crate) mod content;
+pub(crate) mod history;
 pub(crate) mod host;
 pub(crate) mod loop_device;
 pub(crate) mod model;
 pub(crate) mod pipelined;
+pub(crate) mod recorded;
 pub(crate) mod traffic;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -52,7 +54,8 @@ impl Place {
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(PROGRAM);
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("BLOCKYARD_") {
+            // The break of `cargo xtask break-invariants --real` is what is being tested.
+            if name.to_string_lossy().starts_with("BLOCKYARD_") && name != "BLOCKYARD_BREAK" {
                 command.env_remove(name);
             }
         }
@@ -148,6 +151,8 @@ pub(crate) struct Daemon {
     /// The line it printed when it was ready.
     pub(crate) ready: String,
     log: PathBuf,
+    /// The folder of `n.sock` and `a.sock`, if the sockets are not in the pool.
+    pub(crate) sockets: Option<PathBuf>,
 }
 
 impl Daemon {
@@ -156,7 +161,7 @@ impl Daemon {
         let errors = File::options().create(true).append(true).open(log).unwrap();
         let child = command.stdout(Stdio::piped()).stderr(errors).spawn().unwrap();
         let (pool, log) = (pool.to_owned(), log.to_owned());
-        let mut daemon = Daemon { child, pool, ready: String::new(), log };
+        let mut daemon = Daemon { child, pool, ready: String::new(), log, sockets: None };
         let out = daemon.child.stdout.take().unwrap();
         let (sender, ready) = mpsc::channel();
         std::thread::spawn(move || {
@@ -175,11 +180,13 @@ impl Daemon {
     }
 
     pub(crate) fn nbd_socket(&self) -> PathBuf {
-        self.pool.join("nbd.sock")
+        let apart = self.sockets.as_ref().map(|folder| folder.join("n.sock"));
+        apart.unwrap_or_else(|| self.pool.join("nbd.sock"))
     }
 
     pub(crate) fn api_socket(&self) -> PathBuf {
-        self.pool.join("api.sock")
+        let apart = self.sockets.as_ref().map(|folder| folder.join("a.sock"));
+        apart.unwrap_or_else(|| self.pool.join("api.sock"))
     }
 
     /// What all daemons of this place have logged.

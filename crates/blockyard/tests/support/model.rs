@@ -96,7 +96,7 @@ fn units(bytes: &Range<u64>) -> Range<usize> {
 }
 
 /// Names its tag, place and image, again and again.
-fn unit_content(image: u64, unit: usize, tag: Tag) -> [u8; UNIT as usize] {
+pub(crate) fn unit_content(image: u64, unit: usize, tag: Tag) -> [u8; UNIT as usize] {
     let mut content = [0; UNIT as usize];
     if tag != 0 {
         for part in content.chunks_exact_mut(16) {
