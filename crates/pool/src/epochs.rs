@@ -2,7 +2,7 @@
 //! of its look-up and leaves it at completion; a cluster freed in epoch `e` may be reused when every
 //! epoch up to `e` is empty. An idle pool has no entries and blocks nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Epoch(u64);
@@ -41,8 +41,49 @@ impl Epochs {
             || self.in_flight.first_key_value().is_none_or(|(oldest, _)| *oldest > epoch.0)
     }
 
+    pub(crate) fn current(&self) -> Epoch {
+        Epoch(self.current)
+    }
+
+    /// How much planned I/O has not ended.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.values().map(|count| *count as usize).sum()
+    }
+
     pub(crate) fn is_idle(&self) -> bool {
         self.in_flight.is_empty()
+    }
+}
+
+/// Bytes kept for what was planned up to an epoch.
+#[derive(Default)]
+pub(crate) struct Growth {
+    kept: VecDeque<(Epoch, usize)>,
+    bytes: usize,
+}
+
+impl Growth {
+    pub(crate) fn push(&mut self, epoch: Epoch, bytes: usize) {
+        self.bytes += bytes;
+        match self.kept.back_mut().filter(|(last, _)| *last == epoch) {
+            Some((_, kept)) => *kept += bytes,
+            None => self.kept.push_back((epoch, bytes)),
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Gives up what was kept for I/O that has ended.
+    pub(crate) fn release(&mut self, epochs: &Epochs) {
+        while let Some((epoch, bytes)) = self.kept.front().copied()
+            && epoch.0 < epochs.current
+            && epochs.is_over(epoch)
+        {
+            self.bytes -= bytes;
+            self.kept.pop_front();
+        }
     }
 }
 

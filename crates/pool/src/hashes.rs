@@ -405,7 +405,7 @@ fn consecutive(watched: &[Watched]) -> usize {
         .count()
 }
 
-fn hash_in_page(page: &[u8], cluster: ClusterIndex) -> ContentHash {
+pub(crate) fn hash_in_page(page: &[u8], cluster: ClusterIndex) -> ContentHash {
     let at = (cluster.0 % PAGE_HASHES as u64) as usize * 32;
     let mut hash = [0; 32];
     hash.copy_from_slice(&page[at..at + 32]);

@@ -18,6 +18,10 @@ pub struct PoolCounters {
     pub clusters_reused: u64,
     pub intents_cleared: u64,
     pub log_wraps: u64,
+    /// Reclaims because a write found no space.
+    pub shortage_passes: u64,
+    /// Runs of sorted records that went to a file.
+    pub sort_files: u64,
     /// Requests that were told that there is no space.
     pub no_space: u64,
 }
@@ -56,6 +60,8 @@ pub struct Inspection {
     /// Pages and extents of removed images that still count as held.
     pub pages_to_sweep: Vec<MapPageId>,
     pub extents_to_sweep: Vec<ExtentId>,
+    /// Clusters that reclaim counts beside their users, and how often.
+    pub holds: Vec<(ClusterIndex, u32)>,
     /// Every cluster counted more than zero times.
     pub counts: Vec<(ClusterIndex, u32)>,
     /// Regions that are somebody's home.
@@ -76,6 +82,8 @@ impl<D: Directory> Pool<D> {
             clusters_reused: state.reused_clusters,
             intents_cleared: state.regions.intents_cleared,
             log_wraps,
+            shortage_passes: state.shortage.begun(),
+            sort_files: state.sort_files,
             no_space: state.enospc_answers,
         }
     }
@@ -91,6 +99,7 @@ impl<D: Directory> Pool<D> {
         let mut told = Inspection {
             clusters_used: state.allocator.clusters_used(),
             clusters_free: state.allocator.clusters_free(),
+            holds: state.holds.iter().map(|(cluster, count)| (*cluster, *count)).collect(),
             ..Inspection::default()
         };
         for (id, image) in &state.images {

@@ -17,6 +17,7 @@ mod frees;
 mod hashes;
 mod headers;
 mod images;
+mod index;
 mod inspect;
 mod journal;
 mod load;
@@ -29,6 +30,7 @@ mod pool;
 mod query;
 mod ranges;
 mod read;
+mod reclaim;
 mod records;
 mod regions;
 mod scrub;
@@ -43,6 +45,7 @@ mod write;
 pub use check::{CheckCounts, CheckOptions, CheckProgress, CheckReport, Finding, check};
 pub use inspect::{InspectedExtent, InspectedPage, InspectedSlot, Inspection, PoolCounters};
 pub use pool::Pool;
+pub use reclaim::{Reclaim, ReclaimOptions};
 pub use scrub::Scrub;
 pub use types::{
     Client, CreateOptions, Damage, ImageInfo, ImageKind, MapRun, MapState, OpenOptions, PoolId,

@@ -206,6 +206,41 @@ impl State {
         self.frees.push(cluster, self.generation, last_user.filter(|_| sole));
     }
 
+    /// Counts a cluster once more than its users do: it is shared from now on, and not freed.
+    pub(crate) fn hold_cluster(&mut self, cluster: ClusterIndex) {
+        self.allocator.add_reference(cluster);
+        *self.holds.entry(cluster).or_insert(0) += 1;
+    }
+
+    /// Undoes [`State::hold_cluster`]. No record ever showed the hold, so a sole user may write at once.
+    pub(crate) fn release_cluster(&mut self, cluster: ClusterIndex) {
+        let holds = self.holds.get_mut(&cluster).expect("a held cluster is released");
+        *holds -= 1;
+        if *holds == 0 {
+            self.holds.remove(&cluster);
+        }
+        if self.allocator.count(cluster) > 1 {
+            self.allocator.drop_reference(cluster);
+        } else {
+            self.drop_reference(cluster, Drop::Now, None);
+        }
+    }
+
+    /// Gives a slot another cluster of the same content. The caller touches the record.
+    pub(crate) fn repoint_slot(
+        &mut self,
+        id: ExtentId,
+        slot: usize,
+        from: ClusterIndex,
+        to: ClusterIndex,
+    ) {
+        self.allocator.add_reference(to);
+        let state = self.extent_mut(id);
+        state.extent.set(slot, Slot::Data(to));
+        state.changes += 1;
+        self.drop_reference(from, Drop::Now, None);
+    }
+
     /// Changes one slot of an extent that its image owns. A new cluster is one the caller blocked
     /// when planning; it is counted from now on. The old one, if any, is dropped.
     pub(crate) fn set_slot(&mut self, id: ExtentId, slot: usize, target: Slot) {
@@ -250,7 +285,8 @@ impl State {
         }
         let size = Arc::new(AtomicU64::new(record.size));
         let (line, clients) = (RangeTable::default(), Vec::new());
-        let image = ImageState { record, line, clients, shrinking_to: None, size };
+        let image =
+            ImageState { record, line, clients, shrinking_to: None, short_since: None, size };
         self.images.insert(id, image);
         self.touch(RecordKey::Image(id));
     }

@@ -154,8 +154,13 @@ impl<D: Directory> Pool<D> {
             state.note_progress();
             self.wake_wanted(state);
         }
-        for event in [&self.stop_event, &self.sync_event, &self.log_event, &self.maintenance_event]
-        {
+        for event in [
+            &self.stop_event,
+            &self.sync_event,
+            &self.log_event,
+            &self.maintenance_event,
+            &self.reclaim_event,
+        ] {
             event.notify(usize::MAX);
         }
         self.wait_until(|state| state.tasks == 0).await;

@@ -136,7 +136,13 @@ impl State {
                     self.request_intent(cluster.region());
                     (cluster, 1)
                 }
-                Target::Reserve(_) | Target::Zero | Target::Keep => {
+                // Until it is reserved, nobody may take it for data that stays.
+                Target::Reserve(cluster) => {
+                    self.regions.pin_run(cluster, 1);
+                    at += 1;
+                    continue;
+                }
+                Target::Zero | Target::Keep => {
                     at += 1;
                     continue;
                 }
@@ -274,10 +280,13 @@ impl State {
                 for (cluster, freed) in taken_back {
                     self.frees.put_back(cluster, freed);
                 }
-                return self.wait_for_space().map(|()| false);
+                return self.wait_for_space(image).map(|()| false);
             };
             fresh.push(cluster);
             *target = if keep_only { Target::Reserve(cluster) } else { Target::Fresh(cluster) };
+        }
+        if let Some(image) = self.images.get_mut(&image) {
+            image.short_since = None;
         }
         if self.allocator.free_region_count() < 2 {
             self.wanted.space = true;
@@ -293,8 +302,8 @@ impl State {
         self.wanted.sync = true;
     }
 
-    /// Nothing is free now: grow, or force a commit of pending frees, or fail (I10).
-    fn wait_for_space(&mut self) -> Result<()> {
+    /// Nothing is free now: grow, or force a commit of pending frees, or reclaim, or fail (I10).
+    fn wait_for_space(&mut self, image: ImageId) -> Result<()> {
         if !self.space_exhausted && self.allocator.unprovisioned_run(1).is_some() {
             self.wanted.space = true;
             return Ok(());
@@ -302,6 +311,9 @@ impl State {
         let freeing = !self.frees.is_empty() || !self.sweeps.is_empty();
         if freeing && !crate::breaks::broken("I10-enospc-early") {
             self.wanted.sync = true;
+            return Ok(());
+        }
+        if self.reclaim_may_help(image) {
             return Ok(());
         }
         self.enospc_answers += 1;
@@ -336,6 +348,7 @@ impl State {
                     self.complete_fresh(extent, slot, cluster, content, written);
                 }
                 (Target::Reserve(cluster), _) => {
+                    self.regions.unpin_run(cluster, 1);
                     if let Some(extent) = extent {
                         self.regions.break_watch(cluster);
                         self.set_slot(extent, slot, Slot::Reserved(cluster));

@@ -32,6 +32,8 @@ pub struct Pool<D: Directory> {
     pub(crate) log_event: Event,
     /// Space, hash pages or another background step is wanted.
     pub(crate) maintenance_event: Event,
+    /// A write found no space.
+    pub(crate) reclaim_event: Event,
     /// Something that requests wait for has happened.
     progress_event: Event,
     /// The background tasks shall return.
@@ -56,6 +58,7 @@ impl<D: Directory> Pool<D> {
             sync_event: Event::new(),
             log_event: Event::new(),
             maintenance_event: Event::new(),
+            reclaim_event: Event::new(),
             progress_event: Event::new(),
             stop_event: Event::new(),
         }
@@ -81,6 +84,7 @@ impl<D: Directory> Pool<D> {
         // A failed pool does no background work: asked again it would only wake itself for ever.
         let maintenance = state.failed.is_none() && (state.wanted.space || state.wanted.hashes);
         let log = !state.log_queue.is_empty();
+        let reclaim = state.shortage.wanted;
         let progress = std::mem::take(&mut state.progressed);
         let wakers = std::mem::take(&mut state.wakers);
         drop(state);
@@ -92,6 +96,9 @@ impl<D: Directory> Pool<D> {
         }
         if maintenance {
             self.maintenance_event.notify(usize::MAX);
+        }
+        if reclaim {
+            self.reclaim_event.notify(usize::MAX);
         }
         if log {
             self.log_event.notify(usize::MAX);

@@ -43,15 +43,17 @@ impl<D: Directory> Pool<D> {
 
     /// The hash over the hashes of an extent's slots, kept until it changes.
     async fn summary(&self, id: ExtentId) -> Result<ContentHash> {
-        let (extent, changes) = {
-            let state = self.lock();
+        // Reclaim may repoint the extent meanwhile: its clusters stay what they are until this is done.
+        let (extent, changes, _in_epoch) = {
+            let mut state = self.lock();
             let Some(found) = state.extents.get(&id) else {
                 return Err(Error::new(ErrorKind::Busy, "the image changed meanwhile: try again"));
             };
             if let Some(summary) = &found.summary {
                 return Ok(**summary);
             }
-            (found.extent.clone(), found.changes)
+            let (extent, changes) = (found.extent.clone(), found.changes);
+            (extent, changes, self.enter_epoch(&mut state))
         };
         let mut bytes = Vec::with_capacity(32 * EXTENT_CLUSTERS);
         for known in self.known_slots(&extent).await? {
@@ -99,13 +101,14 @@ impl<D: Directory> Pool<D> {
     pub async fn map(&self, name: &ImageName, offset: u64, hashes: bool) -> Result<Vec<MapRun>> {
         let size = CLUSTER_SIZE as u64;
         let first = offset / size;
-        let (extent, next, image_size) = {
-            let state = self.lock();
+        let (extent, next, image_size, _in_epoch) = {
+            let mut state = self.lock();
             let record = &state.image(state.find(name)?)?.record;
             let index = first / EXTENT_CLUSTERS as u64;
             let extent = state.extent_at(record, index).map(|id| state.extents[&id].extent.clone());
             let next = if extent.is_some() { index + 1 } else { state.next_extent(record, index) };
-            (extent, next, record.size)
+            let size = record.size;
+            (extent, next, size, self.enter_epoch(&mut state))
         };
         if offset >= image_size {
             return Ok(Vec::new());

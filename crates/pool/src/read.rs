@@ -4,6 +4,7 @@
 use crate::epochs::Epoch;
 use crate::extent::Slot;
 use crate::pool::Pool;
+use crate::state::State;
 use crate::write::cluster_range;
 use blockyard_block::{
     AllocationRun, AllocationState, BufferMut, CLUSTER_SIZE, ClusterIndex, Error, ErrorKind,
@@ -31,6 +32,11 @@ impl<D: Directory> Drop for InEpoch<'_, D> {
 }
 
 impl<D: Directory> Pool<D> {
+    /// A place in the current epoch: what the state shows now stays as it is until it is dropped (I3).
+    pub(crate) fn enter_epoch(&self, state: &mut State) -> InEpoch<'_, D> {
+        InEpoch { pool: self, epoch: state.epochs.enter() }
+    }
+
     /// The bytes of a range as segments in order.
     pub(crate) async fn read_image(
         &self,

@@ -114,6 +114,8 @@ pub(crate) struct Regions {
     watches: BTreeMap<ClusterIndex, Vec<Watch>>,
     next_watch: u64,
     pub(crate) intents_cleared: u64,
+    /// Counts hashes as they become trusted.
+    pub(crate) published: u64,
 }
 
 impl Regions {
@@ -128,6 +130,7 @@ impl Regions {
             watches: BTreeMap::new(),
             next_watch: 0,
             intents_cleared: 0,
+            published: 0,
         }
     }
 
@@ -248,6 +251,11 @@ impl Regions {
         self.watches.remove(&cluster);
     }
 
+    /// Whether nothing has happened to the cluster since it is watched.
+    pub(crate) fn is_watched(&self, cluster: ClusterIndex, watch: Watch) -> bool {
+        self.watches.get(&cluster).is_some_and(|watches| watches.contains(&watch))
+    }
+
     /// Ends a watch; true if nothing happened to the cluster meanwhile.
     pub(crate) fn unwatch(&mut self, cluster: ClusterIndex, watch: Watch) -> bool {
         let Some(watches) = self.watches.get_mut(&cluster) else { return false };
@@ -282,6 +290,7 @@ impl Regions {
                 hot.untrusted = None;
             }
         }
+        self.published += hashes.len() as u64;
         self.pending.insert_run(first, hashes);
     }
 

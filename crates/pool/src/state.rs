@@ -9,11 +9,12 @@
 //! A change copies what is shared on its way down, records only, never data.
 
 use crate::alloc::Allocator;
-use crate::epochs::Epochs;
+use crate::epochs::{Epochs, Growth};
 use crate::extent::{Extent, Slot};
 use crate::frees::{Generation, PendingFrees};
 use crate::journal::{Journal, RecordChange};
 use crate::ranges::RangeTable;
+use crate::reclaim::Shortage;
 use crate::records::{ImageRecord, MapPage, PoolRecord, RecordKey, RegionRecord};
 use crate::regions::{HashPage, Regions};
 use crate::types::{Client, OpenOptions};
@@ -34,6 +35,8 @@ pub(crate) struct ImageState {
     pub(crate) clients: Vec<Client>,
     /// A shrink to this size is under way: nothing is let in beyond it.
     pub(crate) shrinking_to: Option<u64>,
+    /// A request found no space: the passes of reclaim that had begun then.
+    pub(crate) short_since: Option<u64>,
     /// The size as open volumes see it.
     pub(crate) size: Arc<AtomicU64>,
 }
@@ -128,6 +131,14 @@ pub(crate) struct State {
     /// Extents that lost a holder but have others: held until that is durable.
     pub(crate) recently_held: BTreeMap<ExtentId, Generation>,
     pub(crate) sweeps: VecDeque<(Generation, Sweep)>,
+    /// Clusters that reclaim counts beside their users.
+    pub(crate) holds: BTreeMap<ClusterIndex, u32>,
+    /// Room that reclaim keeps for the records of changes planned before it made them longer.
+    pub(crate) growth: Growth,
+    pub(crate) shortage: Shortage,
+    /// Numbers the files of sorts.
+    pub(crate) sorts: u64,
+    pub(crate) sort_files: u64,
 
     /// The generation that changes made now belong to.
     pub(crate) generation: Generation,
@@ -203,6 +214,11 @@ impl State {
             recently_shared: BTreeMap::new(),
             recently_held: BTreeMap::new(),
             sweeps: VecDeque::new(),
+            holds: BTreeMap::new(),
+            growth: Growth::default(),
+            shortage: Shortage::default(),
+            sorts: 0,
+            sort_files: 0,
             generation: Generation(1),
             durable: Generation(0),
             settled: Generation(0),
@@ -325,6 +341,7 @@ impl State {
 
     /// Makes freed clusters available whose commit and readers are done; true if there were any.
     pub(crate) fn release_frees(&mut self) -> bool {
+        self.growth.release(&self.epochs);
         let (settled, released) = self.frees.release(self.durable, &self.epochs);
         if let Some(settled) = settled {
             self.settled = settled;
@@ -341,7 +358,7 @@ impl State {
 
     /// Bytes of metadata that may still be planned before a capture must come between.
     pub(crate) fn metadata_room(&self) -> usize {
-        let used = self.journal.used(self.generation) + self.reserved;
+        let used = self.journal.used(self.generation) + self.reserved + self.growth.bytes();
         self.metadata_max.saturating_sub(used)
     }
 

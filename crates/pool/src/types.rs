@@ -48,6 +48,8 @@ pub struct OpenOptions {
     pub region_cool_ms: u64,
     /// Regions by which the data file grows at a time.
     pub grow_regions: u32,
+    /// Records that a sort of hashes keeps in memory, 24 bytes each; more go to files.
+    pub sort_records_max: usize,
     /// Regions kept ready for reuse before freed ones are punched out of the file.
     pub punch_keep_regions: usize,
 }
@@ -62,6 +64,7 @@ impl Default for OpenOptions {
             commit_interval_ms: 5_000,
             region_cool_ms: 2_000,
             grow_regions: 16,
+            sort_records_max: 512 << 10,
             punch_keep_regions: 64,
         }
     }

@@ -90,6 +90,9 @@ impl Client {
 
     async fn request(&self, opened: &Opened) {
         let writable = opened.image.borrow().writable;
+        if writable && self.context.one_in(self.context.scenario.one_in_equal) {
+            return self.write_equal(opened).await;
+        }
         match self.context.below(20) {
             0..=4 => self.read(opened).await,
             5 | 6 => self.flush(opened).await,
@@ -145,6 +148,27 @@ impl Client {
         tag.fill(&mut data, sectors.start);
         let request = opened.volume.write(bytes.start, data.freeze(), fua);
         self.change(opened, sectors, "write", fua, |_| Value::Whole(tag), request).await;
+    }
+
+    /// Writes clusters of a few kinds that others have, too: with runs that are equal for some length.
+    async fn write_equal(&self, opened: &Opened) {
+        let Some(sectors) = self.pick_sectors(opened) else { return };
+        let per_cluster = CLUSTER_BYTES / SECTOR_BYTES;
+        let start = sectors.start.next_multiple_of(per_cluster);
+        let end = sectors.end / per_cluster * per_cluster;
+        if start >= end {
+            return;
+        }
+        self.context.next_sequence();
+        let first_kind = self.context.below(EQUAL_KINDS);
+        let value = |sector: u64| {
+            let kind = (first_kind + (sector - start) / per_cluster) % EQUAL_KINDS;
+            Value::Mixed(equal_sector(kind, sector % per_cluster))
+        };
+        let all: Vec<u8> = (start..end).flat_map(|sector| value(sector).bytes(sector)).collect();
+        let fua = self.context.one_in(8);
+        let request = opened.volume.write(start * SECTOR_BYTES, Buffer::copy_of(&all), fua);
+        self.change(opened, start..end, "write what others have to", fua, value, request).await;
     }
 
     async fn discard(&self, opened: &Opened) {
@@ -327,6 +351,17 @@ pub(crate) fn image_name(name: &str) -> blockyard_block::ImageName {
     blockyard_block::ImageName::parse(name).expect("the simulation makes valid names only")
 }
 
+/// So many kinds of clusters are written again and again.
+const EQUAL_KINDS: u64 = 24;
+
+fn equal_sector(kind: u64, within_cluster: u64) -> Rc<[u8; SECTOR]> {
+    let mut bytes = [0; SECTOR];
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = (kind * 37 + within_cluster * 11 + at as u64 % 251) as u8 | 1;
+    }
+    Rc::new(bytes)
+}
+
 fn byte_range(sectors: &Range<u64>) -> Range<u64> {
     sectors.start * SECTOR_BYTES..sectors.end * SECTOR_BYTES
 }
@@ -384,7 +419,7 @@ pub(crate) fn check_segments(
 }
 
 /// Polls the future at most `polls` times, then drops it.
-async fn give_up_after<T>(polls: u64, future: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn give_up_after<T>(polls: u64, future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     let mut left = polls;
     std::future::poll_fn(move |context| {

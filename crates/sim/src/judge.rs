@@ -23,7 +23,10 @@ pub(crate) fn judge_counts(told: &Inspection) -> Result<(), String> {
     same("holders of extents", holders.collect(), &right)?;
 
     let slots = told.extents.iter().flat_map(|extent| &extent.clusters);
-    let right = tally(slots.map(|slot| slot.cluster));
+    let mut right = tally(slots.map(|slot| slot.cluster));
+    for (cluster, holds) in &told.holds {
+        *right.entry(*cluster).or_insert(0) += u64::from(*holds);
+    }
     let counts = told.counts.iter().map(|(cluster, count)| (*cluster, u64::from(*count)));
     same("counts of clusters", counts.collect(), &right)?;
 

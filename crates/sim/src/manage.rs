@@ -3,11 +3,12 @@
 //! Each such change is durable once answered. One that is refused must not have happened; one that
 //! ends in an error of the storage may have.
 
-use crate::client::{Client, Opened, image_name};
+use crate::client::{Client, Opened, give_up_after, image_name};
 use crate::content::SECTOR;
 use crate::model::{Change, SharedImage};
 use crate::report::Count;
 use blockyard_block::{Error, ErrorKind};
+use blockyard_pool::ReclaimOptions;
 use std::rc::Rc;
 
 const NOW_UNIX_S: u64 = 1_800_000_000;
@@ -19,7 +20,9 @@ impl Client {
             return self.create().await;
         }
         let crowded = images > self.context.scenario.images + 4;
+        let asks_reclaim = self.context.scenario.one_in_equal < 1_000 && self.context.one_in(4);
         match self.context.below(12) {
+            _ if asks_reclaim => self.reclaim().await,
             _ if crowded => self.remove().await,
             0..=2 => self.copy(false).await,
             3 | 4 => self.copy(true).await,
@@ -28,6 +31,33 @@ impl Client {
             9 => self.rename().await,
             10 => self.import().await,
             _ => self.create().await,
+        }
+    }
+
+    /// Shares equal clusters while others write; now and then it is stopped or dropped half way.
+    async fn reclaim(&self) {
+        self.context.next_sequence();
+        let options = ReclaimOptions {
+            target_bytes: self.context.one_in(4).then(|| self.context.below(200) << 12),
+            runs_min: if self.context.one_in(3) { 1 + self.context.below(6) } else { 1 },
+            dry_run: self.context.one_in(12),
+        };
+        self.context.trace(format_args!("client {} {options:?}", self.number));
+        let mut steps = if self.context.one_in(4) { self.context.below(8) } else { u64::MAX };
+        let polls = if self.context.one_in(8) { self.context.below(30) } else { u64::MAX };
+        let pool = self.context.pool();
+        let work = pool.reclaim(options, |_| {
+            steps = steps.saturating_sub(1);
+            steps > 0
+        });
+        match give_up_after(polls, work).await {
+            Some(Ok(account)) => {
+                self.context.trace(format_args!("client {} has {account:?}", self.number));
+                self.context.note(Count::Reclaims);
+                self.context.totals.borrow_mut().note(Count::ClustersReclaimed, account.freed);
+            }
+            Some(Err(error)) => self.context.judge_error("reclaim", &error),
+            None => self.context.trace(format_args!("client {} drops reclaim", self.number)),
         }
     }
 

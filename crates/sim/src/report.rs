@@ -31,10 +31,14 @@ pub enum Count {
     HashesChecked,
     SectorsChecked,
     Checks,
+    Reclaims,
+    ClustersReclaimed,
+    Shortages,
+    SpilledSorts,
 }
 
 impl Count {
-    const ALL: [(Count, &str); 23] = [
+    const ALL: [(Count, &str); 27] = [
         (Count::Operations, "operations"),
         (Count::Kills, "kills"),
         (Count::PowerCuts, "power cuts"),
@@ -58,6 +62,10 @@ impl Count {
         (Count::HashesChecked, "hashes checked"),
         (Count::SectorsChecked, "sectors checked"),
         (Count::Checks, "checks of closed pools"),
+        (Count::Reclaims, "reclaims"),
+        (Count::ClustersReclaimed, "reclaimed clusters"),
+        (Count::Shortages, "reclaims for want of space"),
+        (Count::SpilledSorts, "sorts by way of files"),
     ];
 }
 

@@ -128,6 +128,8 @@ impl Run {
         self.failed_syncs = self.context.world.counters().failed_syncs;
         pool.tick(self.context.now_ms.get());
         let (sync, commit) = (Arc::clone(&pool), Arc::clone(&pool));
+        let reclaim = Arc::clone(&pool);
+        drop(self.executor.spawn(async move { reclaim.run_reclaim().await }));
         drop(self.executor.spawn(async move { sync.run_sync().await }));
         drop(self.executor.spawn(async move { commit.run_commit().await }));
         self.context.set_pool(Some(pool));
@@ -239,6 +241,8 @@ impl Run {
             totals.note(Count::ClustersReused, counters.clusters_reused);
             totals.note(Count::IntentsCleared, counters.intents_cleared);
             totals.note(Count::LogWraps, counters.log_wraps);
+            totals.note(Count::SpilledSorts, counters.sort_files);
+            totals.note(Count::Shortages, counters.shortage_passes);
         }
     }
 

@@ -26,6 +26,9 @@ pub(crate) struct Scenario {
     pub(crate) hash: HashAlgorithm,
     pub(crate) region_cool_ms: u64,
     pub(crate) commit_interval_ms: u64,
+    pub(crate) sort_records_max: usize,
+    /// Of the writes, one in so many writes what others wrote already; and reclaim is asked for.
+    pub(crate) one_in_equal: u64,
     pub(crate) punch_keep_regions: usize,
     pub(crate) pending_hashes_bytes_max: u64,
     /// One in this many steps, time moves on.
@@ -55,6 +58,8 @@ impl Scenario {
             },
             region_cool_ms: pick(&[1, 50, 500, 2_000]),
             commit_interval_ms: pick(&[50, 500, 5_000]),
+            sort_records_max: pick(&[50, 400, 10_000]) as usize,
+            one_in_equal: pick(&[2, 6, 1_000]),
             punch_keep_regions: pick(&[0, 1, 4]) as usize,
             pending_hashes_bytes_max: pick(&[64 << 10, 96 << 20]),
             steps_per_tick: pick(&[5, 50, 500]),
@@ -81,6 +86,7 @@ impl Scenario {
             commit_interval_ms: self.commit_interval_ms,
             region_cool_ms: self.region_cool_ms,
             grow_regions: 1,
+            sort_records_max: self.sort_records_max,
             punch_keep_regions: self.punch_keep_regions,
         }
     }

@@ -1,0 +1,8 @@
+//! Content hash -> clusters, derived from the hash table: records sorted by hash in files of `index/`.
+//!
+//! Nothing here is believed: what is found is a hint that its user checks. Any of the files may vanish or
+//! rot at any time; that costs a pass over the hash table.
+
+pub(crate) mod page;
+pub(crate) mod scan;
+pub(crate) mod sorter;

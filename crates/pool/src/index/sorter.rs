@@ -1,0 +1,209 @@
+//! Sorting more records than memory shall hold: sorted runs go to files of `index/` and are merged.
+//!
+//! A file that cannot be made or written for lack of space is an error of kind `NoSpace`; the caller
+//! then sorts less at a time. What is left of a sort that was cut off is removed after the next open.
+
+use super::page::{PAGE_RECORDS, Record, decode, encode};
+use blockyard_block::{BufferMut, CLUSTER_SIZE, Error, ErrorKind, Result};
+use blockyard_io::{Directory, Disk};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+
+/// Pages read or written at a time.
+const CHUNK_PAGES: usize = 8;
+
+/// Takes records in any order.
+pub(crate) struct Sorter<D: Directory> {
+    directory: Arc<D>,
+    /// Distinguishes the files of sorts that run at the same time.
+    prefix: String,
+    memory: Vec<Record>,
+    memory_max: usize,
+    runs: Vec<Run<D::Disk>>,
+}
+
+struct Run<K> {
+    disk: K,
+    records: u64,
+}
+
+impl<D: Directory> Sorter<D> {
+    pub(crate) fn new(directory: &Arc<D>, prefix: String, memory_max: usize) -> Sorter<D> {
+        Sorter {
+            directory: Arc::clone(directory),
+            prefix,
+            memory: Vec::new(),
+            memory_max,
+            runs: Vec::new(),
+        }
+    }
+
+    pub(crate) async fn push(&mut self, record: Record) -> Result<()> {
+        if self.memory.len() == self.memory_max {
+            self.spill().await?;
+        }
+        self.memory.push(record);
+        Ok(())
+    }
+
+    async fn spill(&mut self) -> Result<()> {
+        self.memory.sort_unstable();
+        let name = format!("index/{}-{:04}", self.prefix, self.runs.len());
+        let disk = self.directory.create(&name).await.map_err(failed)?;
+        let records = self.memory.len() as u64;
+        self.runs.push(Run { disk, records });
+        let run = &self.runs[self.runs.len() - 1];
+        write_records(&run.disk, 0, &self.memory).await?;
+        self.memory.clear();
+        Ok(())
+    }
+
+    /// The records in order, as often as asked for.
+    pub(crate) fn finish(mut self) -> Sorted<D> {
+        self.memory.sort_unstable();
+        self.memory.shrink_to_fit();
+        Sorted { sorter: self }
+    }
+
+    /// Removes what is on disk. Best effort: the next open's first sort removes leftovers.
+    pub(crate) async fn discard(self) {
+        for number in 0..self.runs.len() {
+            let _ = self.directory.remove(&format!("index/{}-{number:04}", self.prefix)).await;
+        }
+    }
+}
+
+/// Writes whole pages from page `first_page` on.
+pub(crate) async fn write_records(
+    disk: &impl Disk,
+    first_page: u64,
+    records: &[Record],
+) -> Result<()> {
+    let mut offset = first_page * CLUSTER_SIZE as u64;
+    for chunk in records.chunks(CHUNK_PAGES * PAGE_RECORDS) {
+        let pages = chunk.len().div_ceil(PAGE_RECORDS);
+        let mut buffer = BufferMut::zeroed(pages * CLUSTER_SIZE);
+        for (of_page, page) in chunk.chunks(PAGE_RECORDS).zip(buffer.chunks_exact_mut(CLUSTER_SIZE))
+        {
+            encode(of_page, page);
+        }
+        disk.write(offset, buffer.freeze()).await.map_err(failed)?;
+        offset += (pages * CLUSTER_SIZE) as u64;
+    }
+    Ok(())
+}
+
+pub(crate) fn failed(error: std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            Error::new(ErrorKind::NoSpace, "there is no space for a file of the index")
+        }
+        _ => Error::io("a file of the index", error),
+    }
+}
+
+/// Sorted records.
+pub(crate) struct Sorted<D: Directory> {
+    sorter: Sorter<D>,
+}
+
+impl<D: Directory> Sorted<D> {
+    pub(crate) fn merge(&self) -> Merge<'_, D> {
+        let runs = self.sorter.runs.iter().map(|run| Cursor {
+            disk: &run.disk,
+            next_page: 0,
+            left: run.records,
+            records: Vec::new(),
+            at: 0,
+        });
+        Merge {
+            memory: &self.sorter.memory,
+            at: 0,
+            cursors: runs.collect(),
+            heads: BinaryHeap::new(),
+            started: false,
+        }
+    }
+
+    /// Runs that went to files.
+    pub(crate) fn file_count(&self) -> usize {
+        self.sorter.runs.len()
+    }
+
+    pub(crate) async fn discard(self) {
+        self.sorter.discard().await;
+    }
+}
+
+struct Cursor<'a, K> {
+    disk: &'a K,
+    next_page: u64,
+    left: u64,
+    records: Vec<Record>,
+    at: usize,
+}
+
+impl<K: Disk> Cursor<'_, K> {
+    async fn next(&mut self) -> Result<Option<Record>> {
+        if self.at == self.records.len() {
+            if self.left == 0 {
+                return Ok(None);
+            }
+            self.fill().await?;
+        }
+        self.at += 1;
+        self.left = self.left.saturating_sub(1);
+        Ok(self.records.get(self.at - 1).copied())
+    }
+
+    async fn fill(&mut self) -> Result<()> {
+        let pages = (self.left as usize).div_ceil(PAGE_RECORDS).min(CHUNK_PAGES);
+        let offset = self.next_page * CLUSTER_SIZE as u64;
+        let (result, buffer) =
+            self.disk.read(offset, BufferMut::zeroed(pages * CLUSTER_SIZE)).await;
+        result.map_err(failed)?;
+        self.records.clear();
+        self.at = 0;
+        for page in buffer.chunks_exact(CLUSTER_SIZE) {
+            decode(page, &mut self.records)?;
+        }
+        self.next_page += pages as u64;
+        Ok(())
+    }
+}
+
+/// Walks through sorted records.
+pub(crate) struct Merge<'a, D: Directory> {
+    memory: &'a [Record],
+    at: usize,
+    cursors: Vec<Cursor<'a, D::Disk>>,
+    heads: BinaryHeap<Reverse<(Record, usize)>>,
+    started: bool,
+}
+
+impl<D: Directory> Merge<'_, D> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Record>> {
+        if !self.started {
+            self.started = true;
+            for source in 0..=self.cursors.len() {
+                self.refill(source).await?;
+            }
+        }
+        let Some(Reverse((record, source))) = self.heads.pop() else { return Ok(None) };
+        self.refill(source).await?;
+        Ok(Some(record))
+    }
+
+    async fn refill(&mut self, source: usize) -> Result<()> {
+        let next = match self.cursors.get_mut(source) {
+            Some(cursor) => cursor.next().await?,
+            None => {
+                self.at += 1;
+                self.memory.get(self.at - 1).copied()
+            }
+        };
+        self.heads.extend(next.map(|record| Reverse((record, source))));
+        Ok(())
+    }
+}

@@ -1,0 +1,278 @@
+//! Reclaim: turning all but one of equal clusters into free space (I6, I9).
+//!
+//! One pass over the hash table finds clusters of equal hash; sorting makes pairs of them, a loser and the
+//! survivor that takes its users, in the order of the disk. `merge.rs` compares and repoints; what a pair
+//! looked like when it was found is only a hint there. Nothing of a pass is kept: cut off anywhere, what
+//! was repointed stays so, like any other change, and the next pass finds the rest.
+//! See docs/decisions/0009-reclaim.md.
+
+mod merge;
+mod task;
+mod users;
+
+use crate::index::page::Record;
+use crate::index::scan::record_of;
+use crate::index::sorter::{Sorted, Sorter};
+use crate::pool::Pool;
+use blockyard_block::{CLUSTER_SIZE, ClusterIndex, Error, ErrorKind, RegionIndex, Result};
+use blockyard_io::Directory;
+use merge::Pair;
+pub(crate) use task::Shortage;
+
+/// What is to be reclaimed.
+#[derive(Debug, Clone, Copy)]
+pub struct ReclaimOptions {
+    /// Stop when about this much was freed, and free long runs first.
+    pub target_bytes: Option<u64>,
+    /// Share only runs of at least this many equal clusters, so that sequential reads stay fast.
+    pub runs_min: u64,
+    /// Count by hash only: read no data, change nothing.
+    pub dry_run: bool,
+}
+
+impl Default for ReclaimOptions {
+    fn default() -> ReclaimOptions {
+        ReclaimOptions { target_bytes: None, runs_min: 1, dry_run: false }
+    }
+}
+
+/// The account of a reclaim so far, in clusters of 4096 bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reclaim {
+    /// Clusters with data whose hash was looked at; and how many there are, once known.
+    pub scanned: u64,
+    pub total: u64,
+    /// Skipped, because their hash is not trusted now.
+    pub untrusted: u64,
+    /// Clusters whose hash another has, too: that many could go, runs that are too short left out.
+    pub equal: u64,
+    /// Of these, looked at so far.
+    pub done: u64,
+    /// Given up; their place is free once that is committed.
+    pub freed: u64,
+    /// Of equal hash, but their bytes differ: damage, or a collision. Kept.
+    pub differed: u64,
+    /// Changed or in use while they were looked at. Kept; another pass may free them.
+    pub busy: u64,
+    /// Could not be read. Kept.
+    pub unreadable: u64,
+}
+
+/// Pairs whose users are looked for with one walk over all extents.
+const WINDOW_PAIRS: usize = 32 << 10;
+/// With a target, long runs go first.
+const RUNS_FIRST: [u64; 2] = [64, 8];
+/// More parts than this help nobody.
+const PARTS_MAX: u64 = 1 << 20;
+
+impl<D: Directory> Pool<D> {
+    /// Shares equal clusters and frees all but one of each. `progress` is called after each step, some
+    /// milliseconds apart; it may take its time, to leave the disk to others, and ends the work by
+    /// returning false: what was freed until then stays freed.
+    pub async fn reclaim(
+        &self,
+        options: ReclaimOptions,
+        mut progress: impl FnMut(&Reclaim) -> bool,
+    ) -> Result<Reclaim> {
+        let mut work = Work { options, account: Reclaim::default(), progress: &mut progress };
+        self.remove_old_sorts().await;
+        self.pass(&mut work).await?;
+        if work.account.freed > 0 {
+            self.commit_now().await?;
+        }
+        Ok(work.account)
+    }
+
+    /// Once over everything; false if it was stopped. Without space for its files it looks at a part
+    /// of all hashes at a time.
+    async fn pass(&self, work: &mut Work<'_>) -> Result<bool> {
+        let mut parts = 1;
+        let mut part = 0;
+        while part < parts {
+            match self.pass_over_part(part, parts, work).await {
+                Ok(true) => part += 1,
+                Ok(false) => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::NoSpace && parts < PARTS_MAX => {
+                    let (used, records_max) = {
+                        let state = self.lock();
+                        (state.allocator.clusters_used(), state.options.sort_records_max as u64)
+                    };
+                    parts = (parts * 2).max(used / (records_max / 2).max(1));
+                    part = 0;
+                    work.begin_again();
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    async fn pass_over_part(&self, part: u64, parts: u64, work: &mut Work<'_>) -> Result<bool> {
+        let mut hashes = self.new_sorter();
+        let scanned = self.scan_part(part, parts, &mut hashes, work).await;
+        let hashes = hashes.finish();
+        let mut pairs = self.new_sorter();
+        let paired = match &scanned {
+            Ok(true) => pair_up(&hashes, &mut pairs).await,
+            _ => Ok(()),
+        };
+        self.lock().sort_files += hashes.file_count() as u64;
+        hashes.discard().await;
+        let pairs = pairs.finish();
+        self.lock().sort_files += pairs.file_count() as u64;
+        let applied = match (scanned, paired) {
+            (Ok(true), Ok(())) => self.apply_all(&pairs, work).await,
+            (scanned, paired) => scanned.and_then(|going_on| paired.map(|()| going_on)),
+        };
+        pairs.discard().await;
+        applied
+    }
+
+    fn new_sorter(&self) -> Sorter<D> {
+        let mut state = self.lock();
+        state.sorts += 1;
+        let name = format!("{}{}", self.sort_prefix(), state.sorts);
+        Sorter::new(&self.directory, name, state.options.sort_records_max)
+    }
+
+    fn sort_prefix(&self) -> String {
+        format!("sort-{}-", self.store.epoch())
+    }
+
+    /// Files of a predecessor that was killed while it sorted.
+    async fn remove_old_sorts(&self) {
+        let ours = self.sort_prefix();
+        for name in self.directory.list("index").await.unwrap_or_default() {
+            if name.starts_with("sort-") && !name.starts_with(&ours) {
+                let _ = self.directory.remove(&format!("index/{name}")).await;
+            }
+        }
+    }
+
+    /// Hashes of the whole pool, or of one of so many parts of all possible hashes.
+    async fn scan_part(
+        &self,
+        part: u64,
+        parts: u64,
+        sorter: &mut Sorter<D>,
+        work: &mut Work<'_>,
+    ) -> Result<bool> {
+        let reserved = self.reserved_clusters();
+        work.account.total = self.lock().allocator.clusters_used();
+        for region in 1..self.region_count() {
+            let clusters = self.clusters_with_data(RegionIndex(region), &reserved);
+            let told = self.region_hashes(RegionIndex(region), &clusters).await?;
+            for (cluster, hash) in &told.hashes {
+                let record = record_of(*cluster, hash);
+                if (u128::from(record.key[0]) * u128::from(parts)) >> 64 == u128::from(part) {
+                    sorter.push(record).await?;
+                }
+            }
+            if part == 0 {
+                work.account.scanned += told.hashes.len() as u64;
+                work.account.untrusted += told.unknown;
+            }
+            if !clusters.is_empty() && !work.goes_on() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// With a target, the longest runs first.
+    async fn apply_all(&self, pairs: &Sorted<D>, work: &mut Work<'_>) -> Result<bool> {
+        let options = work.options;
+        let by_length = options.target_bytes.is_some() && !options.dry_run;
+        let first = RUNS_FIRST.into_iter().filter(|runs| by_length && *runs > options.runs_min);
+        for runs_min in first.chain([options.runs_min.max(1)]) {
+            (work.account.equal, work.account.done) = (0, 0);
+            if !self.apply(pairs, runs_min, work).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes the pairs that lie in long enough runs, window by window.
+    async fn apply(&self, pairs: &Sorted<D>, runs_min: u64, work: &mut Work<'_>) -> Result<bool> {
+        let mut merge = pairs.merge();
+        let mut window: Vec<Pair> = Vec::new();
+        let mut run: Vec<Pair> = Vec::new();
+        let mut run_length = 0;
+        let mut last: Option<Pair> = None;
+        loop {
+            let next = merge.next().await?.map(|record| Pair {
+                loser: ClusterIndex(record.key[0]),
+                survivor: ClusterIndex(record.key[1]),
+            });
+            let goes_on = next.is_some_and(|pair| last.is_some_and(|last| last.leads_to(pair)));
+            if !goes_on {
+                run.clear();
+                run_length = 0;
+            }
+            run.extend(next);
+            run_length += 1;
+            last = next;
+            if run_length >= runs_min {
+                work.account.equal += run.len() as u64;
+                window.append(&mut run);
+            }
+            if window.len() >= WINDOW_PAIRS || next.is_none() {
+                let going_on = work.options.dry_run || self.apply_window(&window, work).await?;
+                if !going_on || next.is_none() {
+                    return Ok(going_on);
+                }
+                window.clear();
+            }
+        }
+    }
+}
+
+/// Pairs each cluster with the first that has its hash.
+async fn pair_up<D: Directory>(hashes: &Sorted<D>, pairs: &mut Sorter<D>) -> Result<()> {
+    let mut merge = hashes.merge();
+    let mut first: Option<Record> = None;
+    while let Some(record) = merge.next().await? {
+        match first.filter(|first| first.key == record.key) {
+            Some(first) => {
+                let key = [record.value, first.value];
+                pairs.push(Record { key, value: 0 }).await?;
+            }
+            None => first = Some(record),
+        }
+    }
+    Ok(())
+}
+
+/// A reclaim on its way.
+struct Work<'a> {
+    options: ReclaimOptions,
+    account: Reclaim,
+    progress: &'a mut dyn FnMut(&Reclaim) -> bool,
+}
+
+impl Work<'_> {
+    fn begin_again(&mut self) {
+        let kept = self.account;
+        self.account = Reclaim {
+            freed: kept.freed,
+            differed: kept.differed,
+            unreadable: kept.unreadable,
+            ..Reclaim::default()
+        };
+    }
+
+    fn has_enough(&self) -> bool {
+        let freed = self.account.freed * CLUSTER_SIZE as u64;
+        self.options.target_bytes.is_some_and(|target| freed >= target)
+    }
+
+    fn goes_on(&mut self) -> bool {
+        (self.progress)(&self.account)
+    }
+}
+
+/// The error for a pool that cannot be changed now.
+fn stopped() -> Error {
+    Error::new(ErrorKind::ShutDown, "the daemon is shutting down")
+}
