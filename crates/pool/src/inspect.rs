@@ -22,6 +22,10 @@ pub struct PoolCounters {
     pub shortage_passes: u64,
     /// Runs of sorted records that went to a file.
     pub sort_files: u64,
+    /// Hashes as they became trusted; and that count when a write was refused for lack of space last,
+    /// if nothing equal was left then.
+    pub hashes_published: u64,
+    pub refused_at: Option<u64>,
     /// Requests that were told that there is no space.
     pub no_space: u64,
 }
@@ -62,6 +66,8 @@ pub struct Inspection {
     pub extents_to_sweep: Vec<ExtentId>,
     /// Clusters that reclaim counts beside their users, and how often.
     pub holds: Vec<(ClusterIndex, u32)>,
+    /// Clusters in use whose hash is not trusted now.
+    pub untrusted: Vec<ClusterIndex>,
     /// Every cluster counted more than zero times.
     pub counts: Vec<(ClusterIndex, u32)>,
     /// Regions that are somebody's home.
@@ -84,6 +90,8 @@ impl<D: Directory> Pool<D> {
             log_wraps,
             shortage_passes: state.shortage.begun(),
             sort_files: state.sort_files,
+            hashes_published: state.regions.published,
+            refused_at: state.shortage.refused_at(),
             no_space: state.enospc_answers,
         }
     }
@@ -135,7 +143,12 @@ impl<D: Directory> Pool<D> {
                 match state.allocator.count(cluster) {
                     0 if state.allocator.is_idle(cluster) => {}
                     0 => told.clusters_waiting.push(cluster),
-                    count => told.counts.push((cluster, count)),
+                    count => {
+                        told.counts.push((cluster, count));
+                        if !state.regions.is_trusted(cluster) {
+                            told.untrusted.push(cluster);
+                        }
+                    }
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! What the clients of one run share: the pool, the model, what was found wrong, what was done.
 
 use crate::handle::SimDirectory;
+use crate::judge::find_equal;
 use crate::model::Model;
 use crate::report::{Count, Totals};
 use crate::scenario::Scenario;
@@ -121,12 +122,26 @@ impl Context {
         !told.pages_to_sweep.is_empty() || !told.extents_to_sweep.is_empty()
     }
 
+    /// When a write is refused for lack of space no two trusted clusters are equal (I10). Judged only if
+    /// nothing was written since the refusal.
+    fn judge_refusal(&self) {
+        let counters = self.pool().counters();
+        if counters.refused_at != Some(counters.hashes_published) || self.faulty.get() {
+            return;
+        }
+        self.note(Count::RefusalsJudged);
+        if let Some(equal) = find_equal(&self.pool().inspect(), &self.world) {
+            self.violated(format_args!("refused for lack of space, though {equal:?} are equal"));
+        }
+    }
+
     /// Judges whether a request may fail like this.
     pub(crate) fn judge_error(&self, what: impl Display, error: &Error) {
         self.trace(format_args!("{what} failed: {error}"));
         let excused = match error.kind() {
             ErrorKind::NoSpace => {
                 self.note(Count::NoSpace);
+                self.judge_refusal();
                 self.faulty.get() || self.scenario.is_tight() && !self.space_is_coming()
             }
             ErrorKind::Corrupt => false,

@@ -114,6 +114,22 @@ pub(crate) async fn judge_hashes(
     Ok(checked)
 }
 
+/// Two clusters of the same content, both trusted, if there are any.
+pub(crate) fn find_equal(told: &Inspection, world: &SimWorld) -> Option<[ClusterIndex; 2]> {
+    let untrusted: BTreeSet<ClusterIndex> = told.untrusted.iter().copied().collect();
+    let slots = told.extents.iter().flat_map(|extent| &extent.clusters);
+    let with_data: BTreeSet<ClusterIndex> =
+        slots.filter(|slot| !slot.reserved).map(|slot| slot.cluster).collect();
+    let mut seen = BTreeMap::new();
+    for cluster in with_data.difference(&untrusted) {
+        let content = world.peek("data", cluster.data_offset(), CLUSTER_SIZE)?;
+        if let Some(other) = seen.insert(content, *cluster) {
+            return Some([other, *cluster]);
+        }
+    }
+    None
+}
+
 /// The extents that have a cluster and the images that reach them, for messages.
 fn users(told: &Inspection, cluster: ClusterIndex) -> String {
     let has =

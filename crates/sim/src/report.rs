@@ -35,10 +35,11 @@ pub enum Count {
     ClustersReclaimed,
     Shortages,
     SpilledSorts,
+    RefusalsJudged,
 }
 
 impl Count {
-    const ALL: [(Count, &str); 27] = [
+    const ALL: [(Count, &str); 28] = [
         (Count::Operations, "operations"),
         (Count::Kills, "kills"),
         (Count::PowerCuts, "power cuts"),
@@ -65,6 +66,7 @@ impl Count {
         (Count::Reclaims, "reclaims"),
         (Count::ClustersReclaimed, "reclaimed clusters"),
         (Count::Shortages, "reclaims for want of space"),
+        (Count::RefusalsJudged, "refusals for want of space judged"),
         (Count::SpilledSorts, "sorts by way of files"),
     ];
 }

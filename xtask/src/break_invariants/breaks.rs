@@ -50,6 +50,16 @@ pub(super) const BREAKS: &[Break] = &[
         what: "a cluster hashed again is published though it changed meanwhile",
     },
     Break {
+        name: "I6-reclaim-no-hold",
+        rule: "I6",
+        what: "reclaim neither holds nor watches the survivor while it compares",
+    },
+    Break {
+        name: "I6-reclaim-no-watch",
+        rule: "I6",
+        what: "reclaim repoints though the loser was written while it compared",
+    },
+    Break {
         name: "I7-no-order",
         rule: "I7",
         what: "overlapping changes do not wait for each other",
@@ -58,6 +68,16 @@ pub(super) const BREAKS: &[Break] = &[
         name: "I8-trust-all",
         rule: "I8",
         what: "after a crash, hashes behind an intent are believed",
+    },
+    Break {
+        name: "I9-hash-is-enough",
+        rule: "I9",
+        what: "reclaim takes clusters for equal that had equal hashes, and compares no bytes",
+    },
+    Break {
+        name: "I10-no-reclaim",
+        rule: "I10",
+        what: "a write fails for lack of space while equal clusters are left",
     },
     Break {
         name: "I10-enospc-early",

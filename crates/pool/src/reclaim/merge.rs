@@ -257,10 +257,12 @@ impl State {
     fn may_repoint(&mut self, held: &HeldPair, users: &[(ClusterIndex, User)]) -> bool {
         let Pair { loser, survivor } = held.pair;
         let Some((of_loser, of_survivor)) = held.watches else { return false };
-        let unbroken = self.regions.is_watched(loser, of_loser)
-            && self.regions.is_watched(survivor, of_survivor)
+        let same_survivor = self.regions.is_watched(survivor, of_survivor)
+            || crate::breaks::broken("I6-reclaim-no-hold");
+        let same_loser = self.regions.is_watched(loser, of_loser)
             || crate::breaks::broken("I6-reclaim-no-watch");
-        unbroken
+        same_survivor
+            && same_loser
             && self.is_candidate(survivor)
             && (self.is_candidate(loser) || crate::breaks::broken("I6-reclaim-no-watch"))
             && self.allocator.count(loser) as usize == users.len()

@@ -18,6 +18,20 @@ pub(crate) struct Shortage {
     begun: u64,
     fruitless: u64,
     fruitless_since: Option<u64>,
+    /// Hashes published when a write was refused for lack of space, if nothing equal can have been left.
+    refused_at: Option<u64>,
+}
+
+/// What came of a pass.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Something,
+    /// No two equal clusters among those hashed when so many hashes had been published.
+    Nothing {
+        since: u64,
+    },
+    /// It failed, or all that is equal stays in use: who waits has waited long enough.
+    NothingUsable,
 }
 
 /// Freed at a time, so that who waits goes on soon.
@@ -49,12 +63,13 @@ impl<D: Directory> Pool<D> {
                 Ok(Reclaim { freed: 0, busy: 1.., .. }) => busy_passes + 1,
                 _ => 0,
             };
-            let in_vain = match outcome {
-                Ok(account) => account.freed == 0 && account.busy == 0,
-                Err(_) => true,
+            let found = match outcome {
+                Ok(Reclaim { freed: 0, busy: 0, .. }) => Found::Nothing { since: published },
+                Ok(_) if busy_passes <= BUSY_PASSES_MAX => Found::Something,
+                _ => Found::NothingUsable,
             };
             let mut state = self.lock();
-            state.end_shortage_pass(published, in_vain || busy_passes > BUSY_PASSES_MAX);
+            state.end_shortage_pass(found);
             self.wake_wanted(state);
         }
         self.task_ended();
@@ -64,6 +79,10 @@ impl<D: Directory> Pool<D> {
 impl Shortage {
     pub(crate) fn begun(&self) -> u64 {
         self.begun
+    }
+
+    pub(crate) fn refused_at(&self) -> Option<u64> {
+        self.refused_at
     }
 }
 
@@ -77,10 +96,12 @@ impl State {
         Some(self.regions.published)
     }
 
-    fn end_shortage_pass(&mut self, published: u64, in_vain: bool) {
-        if in_vain {
+    fn end_shortage_pass(&mut self, found: Found) {
+        if found != Found::Something {
             self.shortage.fruitless = self.shortage.begun;
-            self.shortage.fruitless_since = Some(published);
+        }
+        if let Found::Nothing { since } = found {
+            self.shortage.fruitless_since = Some(since);
         }
         self.note_progress();
     }
@@ -89,6 +110,7 @@ impl State {
     /// way, so that it must wait (I10).
     pub(crate) fn reclaim_may_help(&mut self, image: ImageId) -> bool {
         if self.closing || crate::breaks::broken("I10-no-reclaim") {
+            self.shortage.refused_at = Some(self.regions.published);
             return false;
         }
         let nothing_new = self.shortage.fruitless_since == Some(self.regions.published);
@@ -97,6 +119,7 @@ impl State {
         let since = *image.short_since.get_or_insert(begun);
         if nothing_new || fruitless > since {
             image.short_since = None;
+            self.shortage.refused_at = nothing_new.then_some(self.regions.published);
             return false;
         }
         self.shortage.wanted = true;
