@@ -100,6 +100,11 @@ impl Client {
         self.connection.request("POST", "/v1/pool/scrub", None).and_then(decode)
     }
 
+    /// Starts turning equal clusters into free space.
+    pub fn reclaim(&mut self, request: &ReclaimSpace) -> Result<Job> {
+        self.post("/v1/pool/reclaim", request)
+    }
+
     pub fn jobs(&mut self) -> Result<JobList> {
         self.get("/v1/jobs")
     }

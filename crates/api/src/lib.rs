@@ -13,5 +13,6 @@ pub use types::{
     CloneImage, CreateImage, DaemonStatus, Damage, DamagePlace, ErrorBody, ErrorDetail, ExportFile,
     ExportReport, FileFormat, Image, ImageAccess, ImageClient, ImageDigest, ImageKind, ImageList,
     ImageMap, ImportFile, ImportReport, Job, JobKind, JobList, JobReport, JobState, MapRun,
-    MapState, PoolStatus, ProgressUnit, RenameImage, ResizeImage, ScrubReport, SnapshotImage,
+    MapState, PoolStatus, ProgressUnit, ReclaimReport, ReclaimSpace, RenameImage, ResizeImage,
+    ScrubReport, SnapshotImage,
 };

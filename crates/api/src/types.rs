@@ -13,7 +13,7 @@ pub use image::{
 };
 pub use job::{
     Damage, DamagePlace, ExportFile, ExportReport, FileFormat, ImportFile, ImportReport, Job,
-    JobKind, JobList, JobReport, JobState, ProgressUnit, ScrubReport,
+    JobKind, JobList, JobReport, JobState, ProgressUnit, ReclaimReport, ReclaimSpace, ScrubReport,
 };
 pub use map::{ImageMap, MapRun, MapState};
 pub use pool::{DaemonStatus, PoolStatus};

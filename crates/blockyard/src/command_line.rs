@@ -1,7 +1,7 @@
 //! The whole command line as types. What a command takes is defined beside the command; parser,
 //! help, completions and man pages all come from here.
 
-use crate::commands::{check, completions, image, man, pool, scrub, serve};
+use crate::commands::{check, completions, image, man, pool, reclaim, scrub, serve};
 use crate::config::Location;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -39,6 +39,7 @@ pub(crate) enum Command {
     Image(image::Command),
     #[command(subcommand)]
     Pool(pool::Command),
+    Reclaim(reclaim::Flags),
     Scrub(scrub::Flags),
     Check(check::Flags),
     Completions(completions::Flags),

@@ -5,6 +5,7 @@ pub(crate) mod completions;
 pub(crate) mod image;
 pub(crate) mod man;
 pub(crate) mod pool;
+pub(crate) mod reclaim;
 pub(crate) mod scrub;
 pub(crate) mod serve;
 
@@ -58,6 +59,9 @@ pub(crate) fn run(command_line: CommandLine) -> Result<()> {
         }
         Command::Pool(command) => {
             asking(shared_config(shared)?, output, |session| pool::run(&command, session))
+        }
+        Command::Reclaim(flags) => {
+            asking(shared_config(shared)?, output, |session| reclaim::run(&flags, session))
         }
         Command::Scrub(flags) => {
             asking(shared_config(shared)?, output, |session| scrub::run(&flags, session))

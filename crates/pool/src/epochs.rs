@@ -10,11 +10,13 @@ pub(crate) struct Epoch(u64);
 #[derive(Default)]
 pub(crate) struct Epochs {
     current: u64,
+    entered: u64,
     in_flight: BTreeMap<u64, u32>,
 }
 
 impl Epochs {
     pub(crate) fn enter(&mut self) -> Epoch {
+        self.entered += 1;
         *self.in_flight.entry(self.current).or_insert(0) += 1;
         Epoch(self.current)
     }
@@ -39,6 +41,11 @@ impl Epochs {
     pub(crate) fn is_over(&self, epoch: Epoch) -> bool {
         crate::breaks::broken("I3-ignore-readers")
             || self.in_flight.first_key_value().is_none_or(|(oldest, _)| *oldest > epoch.0)
+    }
+
+    /// How much I/O was planned since the pool was opened.
+    pub(crate) fn entered(&self) -> u64 {
+        self.entered
     }
 
     pub(crate) fn current(&self) -> Epoch {

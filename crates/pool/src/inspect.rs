@@ -14,6 +14,8 @@ use blockyard_io::Directory;
 /// Events since the pool was opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PoolCounters {
+    /// Reads and writes of images, questions that look at records included.
+    pub requests: u64,
     /// Freed clusters that were made available again.
     pub clusters_reused: u64,
     pub intents_cleared: u64,
@@ -85,6 +87,7 @@ impl<D: Directory> Pool<D> {
         let log_wraps = self.store.stats().log_wraps;
         let state = self.lock();
         PoolCounters {
+            requests: state.epochs.entered(),
             clusters_reused: state.reused_clusters,
             intents_cleared: state.regions.intents_cleared,
             log_wraps,

@@ -1,7 +1,7 @@
 //! The open pool: the state behind its lock, the files, and the events that tasks wait on.
 //!
-//! Background work is three futures that the caller runs ([`Pool::run_sync`], [`Pool::run_commit`],
-//! [`Pool::run_maintenance`]) and a clock it passes in ([`Pool::tick`]). What is on disk if any future is
+//! Background work is four futures that the caller runs ([`Pool::run_sync`], [`Pool::run_commit`],
+//! [`Pool::run_maintenance`], [`Pool::run_reclaim`]) and a clock it passes in ([`Pool::tick`]). What is on disk if any future is
 //! dropped is what a crash at that moment would leave: everything durable, nothing half.
 
 use crate::frees::Generation;
@@ -16,8 +16,8 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
-/// An open pool. Made by [`Pool::open`]; the caller runs [`Pool::run_sync`], [`Pool::run_commit`]
-/// and [`Pool::run_maintenance`] each on a thread (or task) of its own, and calls [`Pool::tick`]
+/// An open pool. Made by [`Pool::open`]; the caller runs [`Pool::run_sync`], [`Pool::run_commit`],
+/// [`Pool::run_maintenance`] and [`Pool::run_reclaim`] each on a thread (or task) of its own, and calls [`Pool::tick`]
 /// every 50 ms or so.
 pub struct Pool<D: Directory> {
     state: Mutex<State>,

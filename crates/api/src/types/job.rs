@@ -32,6 +32,7 @@ pub enum JobKind {
     Import,
     Export,
     Scrub,
+    Reclaim,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -57,6 +58,7 @@ pub enum JobReport {
     Import(ImportReport),
     Export(ExportReport),
     Scrub(ScrubReport),
+    Reclaim(ReclaimReport),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -120,6 +122,38 @@ pub struct ScrubReport {
     pub clusters_damaged: u64,
     /// The first 1000 of them.
     pub damage: Vec<Damage>,
+}
+
+/// What shall become free space.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReclaimSpace {
+    /// Stop when about this much was freed; long runs go first.
+    pub target_bytes: Option<u64>,
+    /// Share only runs of at least this many equal clusters; 0 and 1 share all.
+    pub runs_min: u64,
+    /// Count by hash only: read no data, change nothing.
+    pub dry_run: bool,
+}
+
+/// What a reclaim did, in bytes of whole clusters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReclaimReport {
+    pub dry_run: bool,
+    /// Clusters whose hash was looked at.
+    pub bytes_scanned: u64,
+    /// Clusters without a trusted hash are left out.
+    pub bytes_untrusted: u64,
+    /// Clusters whose hash an earlier one has, too.
+    pub bytes_equal: u64,
+    /// Given up.
+    pub bytes_freed: u64,
+    /// Equal hash, other bytes: damage, or a collision. Kept.
+    pub bytes_differed: u64,
+    /// In use or changed while they were looked at. Kept.
+    pub bytes_busy: u64,
+    /// Kept.
+    pub bytes_unreadable: u64,
 }
 
 /// A cluster that is not what was stored.

@@ -72,6 +72,7 @@ fn documented() -> OpenApiRouter<Arc<Daemon>> {
     let json = OpenApiRouter::with_openapi(Documentation::openapi())
         .routes(routes!(pool::status))
         .routes(routes!(pool::scrub))
+        .routes(routes!(pool::reclaim))
         .routes(routes!(images::list, images::create))
         .routes(routes!(images::get, images::remove))
         .routes(routes!(images::rename))

@@ -34,6 +34,7 @@ impl EngineThreads {
             on("sync", |pool| block_on(pool.run_sync()))?,
             on("commit", |pool| block_on(pool.run_commit()))?,
             on("maintenance", |pool| block_on(pool.run_maintenance()))?,
+            on("reclaim", |pool| block_on(pool.run_reclaim()))?,
         ];
         Ok(EngineThreads { threads, clock, clock_stops })
     }

@@ -251,6 +251,7 @@ fn activity(job: &Job) -> String {
         JobKind::Import => "import",
         JobKind::Export => "export",
         JobKind::Scrub => "scrub",
+        JobKind::Reclaim => "reclaim",
     };
     let image = job.image.as_ref().map(|image| format!(" of {image}")).unwrap_or_default();
     match job.total {

@@ -13,6 +13,7 @@ pub(crate) struct Machine {
     pub(crate) world: SimWorld,
     pub(crate) executor: Executor,
     now_ms: u64,
+    capacity_bytes: Option<u64>,
 }
 
 pub(crate) fn name(text: &str) -> ImageName {
@@ -25,15 +26,25 @@ pub(crate) fn client(writes: bool) -> Client {
 
 impl Machine {
     pub(crate) fn new(seed: u64) -> Machine {
+        Machine::with_hash(seed, HashAlgorithm::Blake3)
+    }
+
+    /// One whose pool allocates at most this much.
+    #[allow(dead_code, reason = "each test program uses a part of the machine")]
+    pub(crate) fn with_capacity(seed: u64, bytes: u64) -> Machine {
+        Machine { capacity_bytes: Some(bytes), ..Machine::new(seed) }
+    }
+
+    pub(crate) fn with_hash(seed: u64, hash: HashAlgorithm) -> Machine {
         let world = SimWorld::new(seed);
         let executor = Executor::new(&world);
-        let mut machine = Machine { world, executor, now_ms: 0 };
+        let mut machine = Machine { world, executor, now_ms: 0, capacity_bytes: None };
         let directory = machine.world.directory();
         machine.executor.run(async move {
             let data = directory.create("data").await.unwrap();
             let options = CreateOptions {
                 id: PoolId([9; 16]),
-                hash: HashAlgorithm::Blake3,
+                hash,
                 log_segments: 4,
                 log_segment_bytes: 256 << 10,
                 data_on_device: false,
@@ -49,6 +60,7 @@ impl Machine {
         let journal = Box::new(self.world.mapped(1 << 20));
         let options = OpenOptions {
             boot_id: self.world.boot_id(),
+            capacity_bytes: self.capacity_bytes,
             grow_regions: 1,
             space_reserve_bytes: 0,
             ..OpenOptions::default()
@@ -57,12 +69,23 @@ impl Machine {
             let data = directory.open("data").await.unwrap();
             Pool::open(directory, data, journal, options).await.unwrap()
         });
-        let tasks = [0, 1, 2].map(|_| Arc::clone(&pool));
-        let [sync, commit, maintenance] = tasks;
+        let tasks = [0, 1, 2, 3].map(|_| Arc::clone(&pool));
+        let [sync, commit, maintenance, reclaim] = tasks;
         self.executor.spawn(async move { sync.run_sync().await });
         self.executor.spawn(async move { commit.run_commit().await });
         self.executor.spawn(async move { maintenance.run_maintenance().await });
+        self.executor.spawn(async move { reclaim.run_reclaim().await });
         pool
+    }
+
+    /// Closes the pool in order.
+    #[allow(dead_code, reason = "each test program uses a part of the machine")]
+    pub(crate) fn shut_down(&mut self, pool: SimPool) {
+        let closing = Arc::clone(&pool);
+        let done = self.executor.spawn(async move { closing.shutdown().await.unwrap() });
+        while !done.is_done() {
+            self.pass(&pool, 50);
+        }
     }
 
     pub(crate) fn run<T: 'static>(&mut self, future: impl Future<Output = T> + 'static) -> T {

@@ -2,7 +2,7 @@
 
 use crate::daemon::{Daemon, usage};
 use blockyard_api as api;
-use blockyard_block::Result;
+use blockyard_block::{CLUSTER_SIZE, Result};
 use blockyard_pool as pool;
 use nix::unistd::{Uid, User};
 
@@ -51,6 +51,20 @@ pub(super) fn scrub(scrub: pool::Scrub) -> api::ScrubReport {
         clusters_skipped_untrusted: scrub.clusters_skipped_untrusted,
         clusters_damaged: scrub.clusters_damaged,
         damage: scrub.damage.into_iter().map(damage).collect(),
+    }
+}
+
+pub(super) fn reclaim(account: &pool::Reclaim, dry_run: bool) -> api::ReclaimReport {
+    let bytes = |clusters: u64| clusters * CLUSTER_SIZE as u64;
+    api::ReclaimReport {
+        dry_run,
+        bytes_scanned: bytes(account.scanned),
+        bytes_untrusted: bytes(account.untrusted),
+        bytes_equal: bytes(account.equal),
+        bytes_freed: bytes(account.freed),
+        bytes_differed: bytes(account.differed),
+        bytes_busy: bytes(account.busy),
+        bytes_unreadable: bytes(account.unreadable),
     }
 }
 

@@ -1,14 +1,15 @@
 //! The pool as a whole.
 
-use super::answer::Failure;
+use super::answer::{Body, Failure};
 use super::{Shared, blocking, describe};
 use crate::daemon::Daemon;
 use crate::daemon::jobs::JobHandle;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Json;
-use blockyard_api::{ErrorBody, Job, JobKind, JobReport, PoolStatus, ProgressUnit};
+use blockyard_api::{ErrorBody, Job, JobKind, JobReport, PoolStatus, ProgressUnit, ReclaimSpace};
 use blockyard_block::Result;
+use blockyard_pool::ReclaimOptions;
 use pollster::block_on;
 use std::sync::Arc;
 use std::thread;
@@ -50,4 +51,48 @@ fn run_scrub(daemon: &Daemon, job: &JobHandle) -> Result<JobReport> {
     }))?;
     job.check()?;
     Ok(JobReport::Scrub(describe::scrub(scrub)))
+}
+
+/// Turns equal clusters into free space, as a job. Cancelled, it keeps what it has freed.
+#[utoipa::path(post, path = "/v1/pool/reclaim", request_body = ReclaimSpace, responses(
+    (status = 202, body = Job),
+    (status = "4XX", body = ErrorBody)))]
+pub(super) async fn reclaim(
+    State(daemon): Shared,
+    Body(request): Body<ReclaimSpace>,
+) -> Result<(StatusCode, Json<Job>), Failure> {
+    let options = ReclaimOptions {
+        target_bytes: request.target_bytes,
+        runs_min: request.runs_min.max(1),
+        dry_run: request.dry_run,
+    };
+    let start = move |daemon: &Arc<Daemon>| {
+        let reclaimed = Arc::clone(daemon);
+        let work = move |job: &JobHandle| run_reclaim(&reclaimed, options, job);
+        daemon.jobs.start(JobKind::Reclaim, None, ProgressUnit::Clusters, work)
+    };
+    Ok((StatusCode::ACCEPTED, Json(blocking(daemon, start).await?)))
+}
+
+/// While guests use the disk, three quarters of the time are theirs.
+fn run_reclaim(daemon: &Daemon, options: ReclaimOptions, job: &JobHandle) -> Result<JobReport> {
+    let mut rested = Instant::now();
+    let mut requests = daemon.pool.counters().requests;
+    let account = block_on(daemon.pool.reclaim(options, |account| {
+        job.set_total(account.total + account.equal);
+        let go_on = job.progress(account.scanned + account.done).is_ok();
+        let begun = daemon.pool.counters().requests;
+        if go_on && begun != requests {
+            thread::sleep((rested.elapsed() * 3).min(REST_MAX));
+        }
+        requests = begun;
+        rested = Instant::now();
+        go_on
+    }))?;
+    let report = describe::reclaim(&account, options.dry_run);
+    if job.is_cancelled() {
+        job.note(format!("{} bytes were freed before it was cancelled", report.bytes_freed));
+    }
+    job.check()?;
+    Ok(JobReport::Reclaim(report))
 }

@@ -1,0 +1,61 @@
+//! `blockyard reclaim`: has the daemon turn equal clusters into free space, and waits.
+
+use crate::commands::Session;
+use crate::output::job;
+use crate::size::{Size, human};
+use anyhow::Result;
+use blockyard_api::{JobReport, ReclaimReport, ReclaimSpace};
+use blockyard_block::{Error, ErrorKind};
+use clap::Args;
+use std::fmt::Write as _;
+
+/// Turn clusters of equal content into free space, while the pool is served
+#[derive(Debug, Args)]
+pub(crate) struct Flags {
+    /// Stop when about this much was freed; long runs of equal clusters go first
+    #[arg(long, value_name = "SIZE")]
+    target: Option<Size>,
+
+    /// Share only runs of at least N equal clusters (of 4 KiB), so that sequential reads stay fast
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    runs_only: u64,
+
+    /// Count what has an equal, by hash; read no data and change nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(crate) fn run(flags: &Flags, session: &Session) -> Result<()> {
+    let request = ReclaimSpace {
+        target_bytes: flags.target.map(|size| size.0),
+        runs_min: flags.runs_only,
+        dry_run: flags.dry_run,
+    };
+    let mut client = session.client()?;
+    let started = client.reclaim(&request)?;
+    let Some(JobReport::Reclaim(report)) = job::wait(&mut client, started, "reclaim")? else {
+        return Err(Error::new(ErrorKind::Unsupported, "the daemon sent no report").into());
+    };
+    session.output.print(&report, || text(&report))
+}
+
+fn text(report: &ReclaimReport) -> String {
+    let mut text = format!("{} looked at", human(report.bytes_scanned));
+    let _ = write!(text, ", {} have an equal", human(report.bytes_equal));
+    match report.dry_run {
+        true => text.push_str("; nothing was changed\n"),
+        false => {
+            let _ = writeln!(text, ", {} freed", human(report.bytes_freed));
+        }
+    }
+    let kept = [
+        (report.bytes_untrusted, "left out: their hash is not trusted now"),
+        (report.bytes_busy, "kept: in use or changed meanwhile"),
+        (report.bytes_differed, "kept: equal hash but other bytes; run `blockyard scrub`"),
+        (report.bytes_unreadable, "kept: they cannot be read"),
+    ];
+    for (bytes, why) in kept.into_iter().filter(|(bytes, _)| *bytes > 0) {
+        let _ = writeln!(text, "{} {why}", human(bytes));
+    }
+    text
+}

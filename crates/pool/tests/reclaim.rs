@@ -1,0 +1,157 @@
+//! Reclaim on simulated storage: what is shared, what is left alone, and what a full pool does with it.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod machine;
+
+use blockyard_block::{BlockDevice, Buffer, ErrorKind, HashAlgorithm};
+use blockyard_io::{Directory, Disk};
+use blockyard_pool::{Reclaim, ReclaimOptions};
+use machine::{Machine, SimPool, client, name, pattern, read, write};
+use std::sync::Arc;
+
+const CLUSTER: usize = 4096;
+
+async fn reclaim(pool: &SimPool, options: ReclaimOptions) -> Reclaim {
+    pool.reclaim(options, |_| true).await.unwrap()
+}
+
+fn clusters(tags: impl IntoIterator<Item = u8>) -> Vec<u8> {
+    tags.into_iter().flat_map(|tag| pattern(tag, CLUSTER)).collect()
+}
+
+#[test]
+fn equal_clusters_become_one_and_their_images_keep_their_content() {
+    for seed in 0..20 {
+        let mut machine = Machine::new(seed);
+        let pool = machine.open();
+        machine.run(async move {
+            for image in ["a", "b"] {
+                pool.create_image(&name(image), 16 << 20, 1).await.unwrap();
+            }
+            let a = pool.open_image(&name("a"), client(true)).unwrap();
+            let b = pool.open_image(&name("b"), client(true)).unwrap();
+            write(&a, 0, &clusters(0..200)).await;
+            write(&b, 5 << 20, &clusters(0..200)).await;
+            write(&b, 0, &clusters([1, 1, 1, 250])).await;
+            pool.snapshot_image(&name("b"), &name("s"), 1).await.unwrap();
+            let dry = reclaim(&pool, ReclaimOptions { dry_run: true, ..Default::default() }).await;
+            assert_eq!((dry.scanned, dry.equal, dry.freed), (404, 203, 0));
+            let runs = ReclaimOptions { runs_min: 50, ..Default::default() };
+            assert_eq!(reclaim(&pool, runs).await.freed, 200);
+            let singles = reclaim(&pool, ReclaimOptions::default()).await;
+            assert_eq!((singles.freed, singles.busy, singles.differed), (3, 0, 0));
+            assert_eq!(pool.status().unwrap().bytes_physical, 201 * CLUSTER as u64);
+            assert_eq!(pool.bytes_unique().await.unwrap(), Some(201 * CLUSTER as u64));
+            // Both go their own ways from here.
+            write(&a, 0, &clusters([77])).await;
+            let s = pool.open_image(&name("s"), client(false)).unwrap();
+            for volume in [&b, &s] {
+                let expected = clusters(0..200);
+                assert_eq!(read(volume, 5 << 20, 200 * 4096).await, expected, "seed {seed}");
+                assert_eq!(read(volume, 0, 4 * 4096).await, clusters([1, 1, 1, 250]));
+            }
+            assert_eq!(read(&a, 0, 4096).await, clusters([77]));
+        });
+    }
+}
+
+#[test]
+fn a_full_pool_takes_what_it_has_already_and_refuses_only_what_is_new() {
+    let mut machine = Machine::with_capacity(1, 400 * CLUSTER as u64);
+    let pool = machine.open();
+    machine.run(async move {
+        pool.create_image(&name("a"), 64 << 20, 1).await.unwrap();
+        let a = pool.open_image(&name("a"), client(true)).unwrap();
+        for round in 0..40u64 {
+            write(&a, round << 20, &clusters(0..50)).await;
+        }
+        assert!(pool.counters().shortage_passes > 0);
+        let mut written = 0u64;
+        let refused = loop {
+            let mut new = vec![0; CLUSTER];
+            new[..8].copy_from_slice(&(written + 1).to_le_bytes());
+            match a.write((41 << 20) + written * 4096, Buffer::copy_of(&new), false).await {
+                Ok(()) => written += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(refused.kind(), ErrorKind::NoSpace);
+        assert_eq!(written, 350, "50 contents are there, 400 fit");
+        for round in 0..40u64 {
+            assert_eq!(read(&a, round << 20, 50 * 4096).await, clusters(0..50));
+        }
+    });
+}
+
+/// Makes the hash table say that two clusters of different content have the same hash, with the checksum
+/// that the metadata knows: CRC-32C is linear, so four bytes of an unused place can make up for it.
+fn forge(page: &mut [u8], from: usize, to: usize, unused: usize) {
+    let target = crc32c::crc32c(page);
+    let hash: Vec<u8> = page[from * 32..from * 32 + 32].to_vec();
+    page[to * 32..to * 32 + 32].copy_from_slice(&hash);
+    let at = unused * 32;
+    page[at..at + 4].fill(0);
+    let base = crc32c::crc32c(page);
+    let mut rows: Vec<(u32, u32)> = (0..32u32)
+        .map(|bit| {
+            page[at..at + 4].copy_from_slice(&(1u32 << bit).to_le_bytes());
+            (crc32c::crc32c(page) ^ base, 1 << bit)
+        })
+        .collect();
+    let (mut wanted, mut bits) = (target ^ base, 0);
+    for pivot in (0..32).rev() {
+        let Some(row) = rows.iter().position(|(effect, _)| *effect >> pivot & 1 == 1) else {
+            continue;
+        };
+        let (effect, bit) = rows.swap_remove(row);
+        for other in rows.iter_mut().filter(|(other, _)| *other >> pivot & 1 == 1) {
+            *other = (other.0 ^ effect, other.1 ^ bit);
+        }
+        if wanted >> pivot & 1 == 1 {
+            (wanted, bits) = (wanted ^ effect, bits ^ bit);
+        }
+    }
+    page[at..at + 4].copy_from_slice(&bits.to_le_bytes());
+    assert_eq!(crc32c::crc32c(page), target);
+}
+
+#[test]
+fn a_forged_equal_hash_never_makes_two_clusters_one() {
+    for hash in [HashAlgorithm::Sha1, HashAlgorithm::Blake3] {
+        let mut machine = Machine::with_hash(3, hash);
+        let pool = machine.open();
+        let writer = Arc::clone(&pool);
+        machine.run(async move {
+            writer.create_image(&name("a"), 8 << 20, 1).await.unwrap();
+            let a = writer.open_image(&name("a"), client(true)).unwrap();
+            write(&a, 0, &clusters([1, 2, 3])).await;
+        });
+        machine.pass(&pool, 6_000);
+        machine.shut_down(pool);
+        let directory = machine.world.directory();
+        machine.run(async move {
+            let hashes = directory.open("hashes").await.unwrap();
+            let length = hashes.length().await.unwrap();
+            let mut forged = 0;
+            for offset in (32768..length).step_by(CLUSTER) {
+                let (read, mut page) =
+                    hashes.read(offset, blockyard_block::BufferMut::zeroed(CLUSTER)).await;
+                read.unwrap();
+                if page[..32].iter().any(|byte| *byte != 0) {
+                    forge(&mut page, 0, 1, 100);
+                    hashes.write(offset, page.freeze()).await.unwrap();
+                    forged += 1;
+                }
+            }
+            hashes.sync().await.unwrap();
+            assert_eq!(forged, 1);
+        });
+        let pool = machine.open();
+        machine.run(async move {
+            let account = reclaim(&pool, ReclaimOptions::default()).await;
+            assert_eq!((account.equal, account.differed, account.freed), (1, 1, 0));
+            let a = pool.open_image(&name("a"), client(false)).unwrap();
+            assert_eq!(read(&a, 0, 3 * 4096).await, clusters([1, 2, 3]));
+        });
+    }
+}
