@@ -110,6 +110,31 @@ fn another_file_that_eats_all_space_does_not_stop_a_pool() {
     check_sound(&place);
 }
 
+#[test]
+fn data_on_another_file_system_fills_that_up_to_its_own_reserve() {
+    let place = Place::new();
+    let Some(below) = mount(&place) else { return };
+    let data = below.folder.join("data");
+    let daemon = place.serve(&["--data", data.to_str().unwrap()]);
+    let capacity = place.json(&["pool", "status"])["bytes_capacity"].as_u64().unwrap();
+    assert!(capacity <= FILE_SYSTEM_BYTES - RESERVE, "{capacity} are promised");
+    let mut disk = Disk::create(&place, &daemon);
+    let filled = disk.fill();
+    assert!(filled > 180 << 20, "only {filled} bytes were taken");
+    assert!(below.bytes_available() >= RESERVE, "{} are left", below.bytes_available());
+    disk.goes_on_when_full(filled);
+    disk.heals_by_trim(filled);
+    daemon.stop();
+    let daemon = place.serve(&[]);
+    disk.connect(&daemon);
+    disk.trim(0..filled);
+    let _greedy = below.eat_all();
+    assert!(disk.fill() >= filled / 8 * 7, "what was freed is found again");
+    disk.is_whole_and_healthy(&place);
+    daemon.stop();
+    check_sound(&place);
+}
+
 fn mount(place: &Place) -> Option<SmallFileSystem> {
     SmallFileSystem::mount(&place.path("disk"), place.path("below"), FILE_SYSTEM_BYTES)
 }

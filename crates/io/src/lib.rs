@@ -51,6 +51,10 @@ pub trait Disk: Send + Sync + 'static {
     /// not promise zeros, anything). Errors of an unsupported punch are `Unsupported`.
     fn punch(&self, offset: u64, length: u64) -> impl Future<Output = io::Result<()>>;
 
+    /// Bytes that files on the file system of this one may still take (statvfs f_bavail). Of a block
+    /// device it says nothing.
+    fn space_available(&self) -> impl Future<Output = io::Result<u64>>;
+
     /// Forgets cached clean pages so that the next read comes from the medium. Best effort.
     fn drop_cache(&self) -> impl Future<Output = io::Result<()>>;
 }

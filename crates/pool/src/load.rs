@@ -112,6 +112,12 @@ impl Unverified {
         self.regions.sort_by_key(|(region, _)| *region);
         for of_region in self.regions.chunk_by(|(one, _), (other, _)| one == other) {
             if let Some((region, Some(record))) = of_region.last() {
+                if region.0 > regions_on_disk.saturating_add(REGIONS_BEYOND_MAX) {
+                    return Err(missing(format!(
+                        "region {} has hashes far beyond the end of the data: was it cut short?",
+                        region.0
+                    )));
+                }
                 state.regions.load(*region, *record);
             }
         }
@@ -121,6 +127,11 @@ impl Unverified {
         })
     }
 }
+
+/// After a power cut the data file may be shorter than its regions' records say, by what was taken
+/// since its last sync. No pool grows by 1 TiB in that time: the table that is made for the records
+/// has a bound, whatever they say.
+const REGIONS_BEYOND_MAX: u32 = 1 << 18;
 
 /// Records that a crash left without a holder.
 pub(crate) struct Garbage {
@@ -200,3 +211,6 @@ fn count_batch(allocator: &mut Allocator, batch: &mut Vec<ClusterIndex>) {
 fn missing(what: String) -> Error {
     Error::new(ErrorKind::Corrupt, format!("metadata: {what}; run `blockyard check`"))
 }
+
+#[cfg(test)]
+mod tests;

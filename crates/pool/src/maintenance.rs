@@ -139,9 +139,9 @@ impl<D: Directory> Pool<D> {
     /// Takes the space of a region within the data file, but only if the file has it already: what an
     /// earlier daemon freed and did not punch is there even when the file system is full (I10).
     async fn provision_kept(&self, region: RegionIndex) -> Result<bool> {
-        let before = self.ask_space_available().await?;
+        let before = self.ask_space_for_data().await?;
         let taken = self.take_space(region, 1).await;
-        let after = self.ask_space_available().await?;
+        let after = self.ask_space_for_data().await?;
         // Others use the file system, too: a little less proves nothing.
         let was_kept = taken.is_ok() && before.saturating_sub(after) < EXTENT_SIZE / 16;
         if !was_kept && !self.lock().pool.data_on_device {
@@ -152,24 +152,46 @@ impl<D: Directory> Pool<D> {
     }
 
     async fn provision(&self, first: RegionIndex, length: u32) -> Result<()> {
-        let regions = u64::from(length);
-        let on_device = self.lock().pool.data_on_device;
-        let needed = regions * HASH_BLOCK_BYTES + if on_device { 0 } else { regions * EXTENT_SIZE };
-        let reserve = self.lock().options.space_reserve_bytes + self.metadata_reserve();
+        let (hashes, data) =
+            (u64::from(length) * HASH_BLOCK_BYTES, u64::from(length) * EXTENT_SIZE);
+        let (on_device, elsewhere, reserve) = {
+            let state = self.lock();
+            let options = &state.options;
+            (state.pool.data_on_device, options.data_elsewhere, options.space_reserve_bytes)
+        };
         let available = self.ask_space_available().await?;
-        self.lock().space_available = available.saturating_sub(reserve);
-        if available < needed.saturating_add(reserve) {
+        let beside = available.saturating_sub(reserve + self.metadata_reserve());
+        let mut fits = beside >= hashes + if on_device || elsewhere { 0 } else { data };
+        let mut for_data = beside;
+        if elsewhere && !on_device {
+            let there = self.ask_space_for_data().await?.saturating_sub(reserve);
+            fits &= there >= data;
+            for_data = there.min(beside.saturating_mul(EXTENT_SIZE / HASH_BLOCK_BYTES));
+        }
+        self.lock().space_available = for_data;
+        if !fits {
             return Err(Error::new(
                 ErrorKind::NoSpace,
                 "the file system has no space for more data",
             ));
         }
-        self.take_space(first, length).await
+        self.take_space(first, length).await?;
+        self.lock().space_available = for_data.saturating_sub(data);
+        Ok(())
     }
 
     async fn ask_space_available(&self) -> Result<u64> {
         let available = self.directory.space_available().await;
         available.map_err(|error| Error::io("asking for free space", error))
+    }
+
+    /// What the file system of the data has, were it a file.
+    async fn ask_space_for_data(&self) -> Result<u64> {
+        if !self.lock().options.data_elsewhere {
+            return self.ask_space_available().await;
+        }
+        let available = self.data.space_available().await;
+        available.map_err(|error| Error::io("asking for free space for data", error))
     }
 
     /// Hashes first: data without room for its hashes would be of no use.

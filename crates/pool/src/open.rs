@@ -102,10 +102,11 @@ impl<D: Directory> Pool<D> {
         commit_recovered(&store, &pool, batch).await?;
         records.pool = Some(pool.clone());
 
-        let available = directory
-            .space_available()
-            .await
-            .map_err(|error| Error::io("asking for free space", error))?;
+        let asked = match options.data_elsewhere {
+            true => data.space_available().await,
+            false => directory.space_available().await,
+        };
+        let available = asked.map_err(|error| Error::io("asking for free space", error))?;
         let journal = Journal::start(journal, identity);
         let state = build_state(
             records,

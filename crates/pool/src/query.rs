@@ -162,13 +162,11 @@ impl<D: Directory> Pool<D> {
         }
         let free = state.allocator.clusters_free() * size;
         let used = state.allocator.clusters_used() * size;
-        let capacity = match state.allocator.clusters_max() {
-            u64::MAX if state.pool.data_on_device => {
-                u64::from(state.allocator.regions_max()) * EXTENT_SIZE
-            }
-            u64::MAX => used + free + state.space_available / EXTENT_SIZE * EXTENT_SIZE,
-            clusters => clusters * size,
+        let of_storage = match state.pool.data_on_device {
+            true => u64::from(state.allocator.regions_max()) * EXTENT_SIZE,
+            false => used + free + state.space_available / EXTENT_SIZE * EXTENT_SIZE,
         };
+        let capacity = state.allocator.clusters_max().saturating_mul(size).min(of_storage);
         Ok(PoolStatus {
             id: state.pool.id,
             hash: state.pool.hash,

@@ -38,6 +38,8 @@ pub struct OpenOptions {
     pub capacity_bytes: Option<u64>,
     /// File-system space that data growth leaves alone.
     pub space_reserve_bytes: u64,
+    /// The data is a file on another file system than the pool's directory; each has its reserve.
+    pub data_elsewhere: bool,
     /// Names this boot of the machine; the journal of another boot is ignored (I15).
     pub boot_id: [u8; 16],
     /// Hashes waiting for their page to be written take at most this much memory.
@@ -59,6 +61,7 @@ impl Default for OpenOptions {
         OpenOptions {
             capacity_bytes: None,
             space_reserve_bytes: 64 << 20,
+            data_elsewhere: false,
             boot_id: [0; 16],
             pending_hashes_bytes_max: 96 << 20,
             commit_interval_ms: 5_000,

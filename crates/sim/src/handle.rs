@@ -125,6 +125,13 @@ impl Disk for SimDisk {
         self.ask_done(Request::Punch { file: self.file, offset, length }).await
     }
 
+    async fn space_available(&self) -> io::Result<u64> {
+        match self.ask(Request::SpaceAvailable).await.result? {
+            Answer::Number(bytes) => Ok(bytes),
+            answer => unexpected(&answer),
+        }
+    }
+
     async fn drop_cache(&self) -> io::Result<()> {
         self.ask_done(Request::DropCache { file: self.file }).await
     }

@@ -81,6 +81,7 @@ impl Scenario {
         OpenOptions {
             capacity_bytes: self.capacity_bytes,
             space_reserve_bytes: 0,
+            data_elsewhere: false,
             boot_id,
             pending_hashes_bytes_max: self.pending_hashes_bytes_max,
             commit_interval_ms: self.commit_interval_ms,

@@ -56,6 +56,7 @@ impl Storage {
             .context("name another folder in memory with --journal-dir")?;
         let open_options = OpenOptions {
             capacity_bytes: plan.capacity_bytes,
+            data_elsewhere: data_is_elsewhere(plan)?,
             boot_id: boot_id()?,
             ..OpenOptions::default()
         };
@@ -185,6 +186,15 @@ fn open_data(plan: &Plan) -> Result<HostDisk> {
         tracing::warn!(data = %path.display(), "direct I/O is refused here; data goes through the page cache");
     }
     Ok(data)
+}
+
+/// Whether the data is on another file system than the rest of the pool.
+fn data_is_elsewhere(plan: &Plan) -> Result<bool> {
+    let kept = plan.pool.join("data");
+    let path = plan.data.as_ref().unwrap_or(&kept);
+    let file_system =
+        |path: &Path| Ok::<_, Error>(fs::metadata(path).map_err(|error| at(path, error))?.dev());
+    Ok(file_system(path)? != file_system(&plan.pool)?)
 }
 
 /// The kernel lets one be opened for writing, and only the first write finds out.

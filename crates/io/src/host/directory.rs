@@ -172,8 +172,7 @@ impl Directory for HostDirectory {
     }
 
     async fn space_available(&self) -> io::Result<u64> {
-        let found = rustix::fs::fstatvfs(&self.root)?;
-        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+        super::space::available_to_files(self.root.as_fd())
     }
 }
 

@@ -287,6 +287,10 @@ impl Disk for HostDisk {
         self.punch_now(offset, length)
     }
 
+    async fn space_available(&self) -> io::Result<u64> {
+        space::available_to_files(std::os::fd::AsFd::as_fd(&*self.file))
+    }
+
     async fn drop_cache(&self) -> io::Result<()> {
         Ok(rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed)?)
     }

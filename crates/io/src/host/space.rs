@@ -23,6 +23,12 @@ pub(super) fn allocate_in_file(file: &File, range: Range<u64>) -> io::Result<()>
     }
 }
 
+/// What the file system of `file` has left for anybody.
+pub(super) fn available_to_files(file: BorrowedFd<'_>) -> io::Result<u64> {
+    let found = rustix::fs::fstatvfs(file)?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
 /// A block device has all its space already.
 pub(super) fn allocate_on_device(length: u64, range: Range<u64>) -> io::Result<()> {
     if range.end <= length { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }

@@ -395,6 +395,10 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
+    async fn space_available(&self) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
+
     async fn punch(&self, _offset: u64, _length: u64) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
