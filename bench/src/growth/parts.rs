@@ -130,8 +130,8 @@ pub(super) fn pools(plan: &Plan, options: &Options) -> Result<Table> {
     for gib in [1, 16, 256, 1024].into_iter().filter(|gib| *gib <= options.pool_gib) {
         let pool = synthetic(plan, gib)?;
         let load = Load { stamped: false, ..small(Operation::Read).lasting(plan.time) };
+        let anonymous = settled_mib(&pool)?;
         let (outcome, before, after) = client::run(&pool.address, &load, || pool.process.usage())?;
-        let anonymous = pool.process.memory()?.1 as f64 / f64::from(1 << 20);
         let mut cells = vec![
             gib.to_string(),
             format!("{:.2}", pool.first_read.as_secs_f64()),
@@ -143,20 +143,20 @@ pub(super) fn pools(plan: &Plan, options: &Options) -> Result<Table> {
     Ok(table)
 }
 
+/// Anonymous MiB when the scan that readies the pool for writes, some time after the first read, has ended.
+fn settled_mib(pool: &Synthetic) -> Result<f64> {
+    let mut last = 0;
+    crate::process::wait_for("memory to stop growing", || {
+        std::thread::sleep(Duration::from_millis(300));
+        let now = pool.process.memory().map_or(0, |memory| memory.1);
+        std::mem::replace(&mut last, now) == now
+    })?;
+    Ok(last as f64 / f64::from(1 << 20))
+}
+
 /// What a pool of so many GiB takes more than one of 1 GiB, scaled to 1 TiB.
 pub(super) fn anonymous_mib_per_tib(plan: &Plan, gib: u64) -> Result<(f64, String)> {
-    let anonymous = |gib| -> Result<f64> {
-        let pool = synthetic(plan, gib)?;
-        // The scan that readies the pool for writes ends some time after the first read.
-        let mut last = 0;
-        crate::process::wait_for("memory to stop growing", || {
-            std::thread::sleep(Duration::from_millis(300));
-            let now = pool.process.memory().map_or(0, |memory| memory.1);
-            std::mem::replace(&mut last, now) == now
-        })?;
-        Ok(last as f64 / f64::from(1 << 20))
-    };
-    let more = anonymous(gib)? - anonymous(1)?;
+    let more = settled_mib(&synthetic(plan, gib)?)? - settled_mib(&synthetic(plan, 1)?)?;
     let note =
         format!("a pool of {gib} GiB against one of 1 GiB, `cargo xtask make-pool`, RssAnon");
     Ok((more * 1024.0 / (gib - 1).max(1) as f64, note))
