@@ -76,6 +76,11 @@ impl Client {
         self.get(&format!("{}?offset={offset}&hashes={hashes}", image_path(name, "/map")))
     }
 
+    /// One page of how two images differ, from `offset` on.
+    pub fn image_diff(&mut self, name: &str, other: &str, offset: u64) -> Result<ImageDiff> {
+        self.get(&format!("{}/diff/{other}?offset={offset}", image_path(name, "")))
+    }
+
     /// Starts the import of a file on the daemon's host.
     pub fn import_file(&mut self, name: &str, request: &ImportFile) -> Result<Job> {
         self.post(&image_path(name, "/import"), request)

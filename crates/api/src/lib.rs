@@ -10,9 +10,9 @@ mod types;
 
 pub use client::{Client, Upload};
 pub use types::{
-    CloneImage, CreateImage, DaemonStatus, Damage, DamagePlace, ErrorBody, ErrorDetail, ExportFile,
-    ExportReport, FileFormat, Image, ImageAccess, ImageClient, ImageDigest, ImageKind, ImageList,
-    ImageMap, ImportFile, ImportReport, Job, JobKind, JobList, JobReport, JobState, MapRun,
-    MapState, PoolStatus, ProgressUnit, ReclaimReport, ReclaimSpace, RenameImage, ResizeImage,
-    ScrubReport, SnapshotImage,
+    CloneImage, CreateImage, DaemonStatus, Damage, DamagePlace, DiffRun, DiffState, ErrorBody,
+    ErrorDetail, ExportFile, ExportReport, FileFormat, Image, ImageAccess, ImageClient, ImageDiff,
+    ImageDigest, ImageKind, ImageList, ImageMap, ImportFile, ImportReport, Job, JobKind, JobList,
+    JobReport, JobState, MapRun, MapState, PoolStatus, ProgressUnit, ReclaimReport, ReclaimSpace,
+    RenameImage, ResizeImage, ScrubReport, SnapshotImage,
 };

@@ -15,5 +15,5 @@ pub use job::{
     Damage, DamagePlace, ExportFile, ExportReport, FileFormat, ImportFile, ImportReport, Job,
     JobKind, JobList, JobReport, JobState, ProgressUnit, ReclaimReport, ReclaimSpace, ScrubReport,
 };
-pub use map::{ImageMap, MapRun, MapState};
+pub use map::{DiffRun, DiffState, ImageDiff, ImageMap, MapRun, MapState};
 pub use pool::{DaemonStatus, PoolStatus};

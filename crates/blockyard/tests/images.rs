@@ -126,6 +126,41 @@ fn pool_status_has_its_fields() {
 }
 
 #[test]
+fn reclaim_frees_what_two_images_have_and_the_commands_tell_of_it() {
+    let place = Place::new();
+    let daemon = place.serve(&[]);
+    for name in ["one", "two"] {
+        place.ok(&["image", "create", name, "8M"]);
+        let mut client = NbdClient::open(&daemon, name);
+        for cluster in 0..16u8 {
+            assert!(client.write(u64::from(cluster) * 4096, &[cluster + 1; 4096]));
+        }
+    }
+    let mut client = NbdClient::open(&daemon, "two");
+    assert!(client.write(4096, &[99; 4096]));
+    let dry = place.json(&["reclaim", "--dry-run"]);
+    assert_eq!((&dry["bytes_equal"], &dry["bytes_freed"]), (&json!(15 * 4096), &json!(0)));
+    let digest = place.json(&["image", "digest", "two"]);
+    assert_eq!(place.json(&["reclaim", "--runs-only", "8"])["bytes_freed"], json!(14 * 4096));
+    assert_eq!(place.json(&["reclaim", "--target", "1M"])["bytes_freed"], json!(4096));
+    assert!(
+        place.ok(&["reclaim"]).contains("0 B freed") || place.ok(&["reclaim"]).contains("0 freed")
+    );
+    let status = place.json(&["pool", "status"]);
+    assert_eq!(status["bytes_physical"], json!(17 * 4096));
+    assert_eq!(status["bytes_unique"], status["bytes_physical"]);
+    assert_eq!(place.json(&["image", "digest", "two"]), digest);
+    let info = place.json(&["image", "info", "two"]);
+    assert_eq!(
+        (&info["bytes_shared"], &info["bytes_exclusive"]),
+        (&json!(15 * 4096), &json!(4096))
+    );
+    let diff = place.json(&["image", "diff", "one", "two"]);
+    assert_eq!(diff["runs"], json!([{ "offset": 4096, "length": 4096, "state": "differs" }]));
+    assert!(place.ok(&["image", "diff", "one", "two", "--count"]).contains("4.0 KiB differ"));
+}
+
+#[test]
 fn a_scrub_of_a_sound_pool_finds_nothing() {
     let place = Place::new();
     let _daemon = place.serve(&[]);

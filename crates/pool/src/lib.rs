@@ -34,6 +34,7 @@ mod reclaim;
 mod records;
 mod regions;
 mod scrub;
+mod sharing;
 mod state;
 pub mod store;
 #[cfg(any(test, feature = "synthetic"))]
@@ -47,6 +48,7 @@ pub use inspect::{InspectedExtent, InspectedPage, InspectedSlot, Inspection, Poo
 pub use pool::Pool;
 pub use reclaim::{Reclaim, ReclaimOptions};
 pub use scrub::Scrub;
+pub use sharing::{DiffRun, DiffState, Sharing};
 pub use types::{
     Client, CreateOptions, Damage, ImageInfo, ImageKind, MapRun, MapState, OpenOptions, PoolId,
     PoolStatus,

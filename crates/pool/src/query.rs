@@ -82,7 +82,7 @@ impl<D: Directory> Pool<D> {
     }
 
     /// What is known of each slot's content.
-    async fn known_slots(&self, extent: &Extent) -> Result<Vec<Option<Known>>> {
+    pub(crate) async fn known_slots(&self, extent: &Extent) -> Result<Vec<Option<Known>>> {
         let mut known = vec![None; EXTENT_CLUSTERS];
         let mut copies = HashCopies::default();
         for (slot, length, target) in extent.runs() {

@@ -7,8 +7,8 @@ use crate::pool::Pool;
 use crate::state::State;
 use crate::write::cluster_range;
 use blockyard_block::{
-    AllocationRun, AllocationState, BufferMut, CLUSTER_SIZE, ClusterIndex, Error, ErrorKind,
-    ImageId, Result, Segment,
+    AllocationRun, AllocationState, BufferMut, CLUSTER_SIZE, ClusterIndex, ContentHash, Error,
+    ErrorKind, ImageId, Result, Segment,
 };
 use blockyard_io::{Directory, Disk};
 
@@ -29,6 +29,12 @@ impl<D: Directory> Drop for InEpoch<'_, D> {
         }
         self.pool.wake_wanted(state);
     }
+}
+
+/// A cluster that was compared with its hash.
+enum Verified {
+    Bytes(BufferMut),
+    Mismatch { place: ClusterIndex, expected: ContentHash, error: Error },
 }
 
 impl<D: Directory> Pool<D> {
@@ -112,27 +118,46 @@ impl<D: Directory> Pool<D> {
 
     /// One cluster's bytes, to be changed and written whole. A trusted cluster is verified first, so
     /// that rot is not given a fresh hash (I7). The caller has the cluster's turn.
+    /// One that does not match is healed from an equal one, if there is one (I14).
     pub(crate) async fn read_for_update(&self, image: ImageId, cluster: u64) -> Result<BufferMut> {
+        let error = match self.read_verified(image, cluster).await? {
+            Verified::Bytes(bytes) => return Ok(bytes),
+            Verified::Mismatch { place, expected, error } => {
+                self.heal(&[(place, expected)]).await.unwrap_or_default();
+                error
+            }
+        };
+        match self.read_verified(image, cluster).await? {
+            Verified::Bytes(bytes) => Ok(bytes),
+            Verified::Mismatch { .. } => Err(error),
+        }
+    }
+
+    async fn read_verified(&self, image: ImageId, cluster: u64) -> Result<Verified> {
         let offset = cluster * CLUSTER_SIZE as u64;
         let (slot, _in_epoch) = {
             let mut state = self.lock();
             let slot = state.run_at(&state.image(image)?.record, cluster, 1).0;
-            let epoch = state.epochs.enter();
-            (slot, InEpoch { pool: self, epoch })
+            (slot, self.enter_epoch(&mut state))
         };
-        let Slot::Data(place) = slot else { return Ok(BufferMut::zeroed(CLUSTER_SIZE)) };
+        let Slot::Data(place) = slot else {
+            return Ok(Verified::Bytes(BufferMut::zeroed(CLUSTER_SIZE)));
+        };
         let expected = self.hash_of(place).await?;
         let buffer = self.read_clusters(place, 1).await?;
-        if expected.is_some_and(|expected| expected != self.hash_algorithm().hash(&buffer)) {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                format!(
-                    "the 4096 bytes at {offset} do not match their hash (data at {}): overwrite them whole, or restore the image",
-                    place.data_offset()
-                ),
-            ));
+        match expected.filter(|expected| *expected != self.hash_algorithm().hash(&buffer)) {
+            None => Ok(Verified::Bytes(buffer)),
+            Some(expected) => {
+                let error = Error::new(
+                    ErrorKind::Corrupt,
+                    format!(
+                        "the 4096 bytes at {offset} do not match their hash (data at {}): overwrite them whole, or restore the image",
+                        place.data_offset()
+                    ),
+                );
+                Ok(Verified::Mismatch { place, expected, error })
+            }
         }
-        Ok(buffer)
     }
 
     /// What a range is made of, from the map alone.

@@ -6,6 +6,7 @@
 //! was repointed stays so, like any other change, and the next pass finds the rest.
 //! See docs/decisions/0009-reclaim.md.
 
+mod heal;
 mod merge;
 mod task;
 mod users;

@@ -1,7 +1,7 @@
 //! Scrub: every stored cluster compared with its hash, while the pool is served.
 //!
 //! A cluster that changes between the look-up of its hash and the end of its read is not judged: the
-//! watch on it is broken (I6). Nothing is repaired.
+//! watch on it is broken (I6). What does not match is healed from an equal cluster if there is one (I14).
 
 use crate::hashes::{HashCopies, Known};
 use crate::pool::Pool;
@@ -24,7 +24,11 @@ pub struct Scrub {
     pub clusters_done: u64,
     pub clusters_total: u64,
     pub clusters_skipped_untrusted: u64,
+    /// That no equal cluster could heal.
     pub clusters_damaged: u64,
+    /// Their users have an equal cluster now. The first of them are told.
+    pub clusters_healed: u64,
+    pub healed: Vec<Damage>,
     /// The first of them.
     pub damage: Vec<Damage>,
 }
@@ -97,11 +101,44 @@ impl<D: Directory> Pool<D> {
                 Err(error) => return Err(error),
             }
         }
+        let mut problems = Vec::new();
         for run in due.chunk_by(|(one, _), (next, _)| one.offset_by(1) == *next) {
             for (cluster, problem) in self.problems_of(run).await {
                 if watching.end(cluster) {
-                    self.add_damage(scrub, cluster, problem);
+                    problems.push((cluster, problem));
                 }
+            }
+        }
+        drop(watching);
+        self.heal_or_tell(&due, problems, scrub).await
+    }
+
+    async fn heal_or_tell(
+        &self,
+        due: &[(ClusterIndex, ContentHash)],
+        problems: Vec<(ClusterIndex, String)>,
+        scrub: &mut Scrub,
+    ) -> Result<()> {
+        // Where it is can only be told before it is given up.
+        let damage: Vec<Damage> = problems
+            .iter()
+            .map(|(cluster, problem)| self.damage_at(*cluster, problem.clone()))
+            .collect();
+        let is_damaged = |(cluster, _): &&(ClusterIndex, ContentHash)| {
+            problems.iter().any(|(damaged, _)| damaged == cluster)
+        };
+        let damaged: Vec<(ClusterIndex, ContentHash)> =
+            due.iter().filter(is_damaged).copied().collect();
+        // A pool that can be changed no more still tells what is wrong with it.
+        let healed = self.heal(&damaged).await.unwrap_or_default();
+        for ((cluster, _), damage) in problems.iter().zip(damage) {
+            let (count, told) = match healed.contains(cluster) {
+                true => (&mut scrub.clusters_healed, &mut scrub.healed),
+                false => (&mut scrub.clusters_damaged, &mut scrub.damage),
+            };
+            *count += 1;
+            if told.len() < DAMAGE_MAX {
+                told.push(damage);
             }
         }
         Ok(())

@@ -155,3 +155,100 @@ fn a_forged_equal_hash_never_makes_two_clusters_one() {
         });
     }
 }
+
+/// Changes bytes of the closed pool's data where they are first found; true if they were.
+async fn rot(directory: &blockyard_sim::SimDirectory, content: &[u8], which: usize) -> bool {
+    let data = directory.open("data").await.unwrap();
+    let length = data.length().await.unwrap();
+    let mut seen = 0;
+    for offset in (0..length).step_by(CLUSTER) {
+        let (read, mut bytes) =
+            data.read(offset, blockyard_block::BufferMut::zeroed(CLUSTER)).await;
+        read.unwrap();
+        if bytes[..] == *content {
+            if seen == which {
+                bytes[17] ^= 4;
+                data.write(offset, bytes.freeze()).await.unwrap();
+                data.sync().await.unwrap();
+                return true;
+            }
+            seen += 1;
+        }
+    }
+    false
+}
+
+#[test]
+fn rot_is_healed_from_an_equal_cluster_and_told_of_where_there_is_none() {
+    for by_scrub in [true, false] {
+        let mut machine = Machine::new(5);
+        let pool = machine.open();
+        let writer = Arc::clone(&pool);
+        machine.run(async move {
+            writer.create_image(&name("a"), 8 << 20, 1).await.unwrap();
+            let a = writer.open_image(&name("a"), client(true)).unwrap();
+            write(&a, 0, &clusters([1, 2, 1])).await;
+            writer.snapshot_image(&name("a"), &name("s"), 1).await.unwrap();
+        });
+        machine.pass(&pool, 6_000);
+        machine.shut_down(pool);
+        let directory = machine.world.directory();
+        machine.run(async move {
+            assert!(rot(&directory, &pattern(1, CLUSTER), 1).await);
+            assert!(rot(&directory, &pattern(2, CLUSTER), 0).await);
+        });
+        let pool = machine.open();
+        machine.run(async move {
+            let a = pool.open_image(&name("a"), client(true)).unwrap();
+            let s = pool.open_image(&name("s"), client(false)).unwrap();
+            if by_scrub {
+                let scrub = pool.scrub(|_| true).await.unwrap();
+                assert_eq!((scrub.clusters_healed, scrub.clusters_damaged), (1, 1));
+                assert_eq!(scrub.healed[0].places.len(), 2, "image and snapshot");
+                assert_eq!(scrub.damage[0].places[0].1, 4096);
+                assert_eq!(read(&a, 2 * 4096, 4096).await, pattern(1, CLUSTER));
+            } else {
+                write(&a, 2 * 4096 + 100, b"part").await;
+            }
+            assert_eq!(read(&s, 2 * 4096, 4096).await, pattern(1, CLUSTER));
+            let refused = a.write(4096 + 100, Buffer::copy_of(b"part"), false).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Corrupt);
+            assert_eq!(read(&a, 0, 4096).await, pattern(1, CLUSTER));
+        });
+    }
+}
+
+#[test]
+fn what_removal_would_free_is_told_exactly_and_differences_without_data() {
+    let mut machine = Machine::new(6);
+    let pool = machine.open();
+    let user = Arc::clone(&pool);
+    let told = machine.run(async move {
+        let pool = user;
+        for image in ["a", "b"] {
+            pool.create_image(&name(image), 16 << 20, 1).await.unwrap();
+            let volume = pool.open_image(&name(image), client(true)).unwrap();
+            write(&volume, 0, &clusters(0..100)).await;
+            write(&volume, 8 << 20, &clusters((0..10).map(|_| image.as_bytes()[0]))).await;
+        }
+        let b = pool.open_image(&name("b"), client(true)).unwrap();
+        pool.clone_image(&name("b"), &name("c"), 1).await.unwrap();
+        write(&b, 4096, &clusters([200, 201])).await;
+        reclaim(&pool, ReclaimOptions::default()).await;
+        let diff = pool.diff(&name("a"), &name("b"), 0).await.unwrap();
+        let ranges: Vec<(u64, u64)> = diff.iter().map(|run| (run.offset, run.length)).collect();
+        assert_eq!(ranges, [(4096, 8192)]);
+        assert_eq!(pool.diff(&name("a"), &name("b"), 9 << 20).await.unwrap()[0].length, 40960);
+        assert!(pool.diff(&name("a"), &name("b"), 4 << 20).await.unwrap().is_empty());
+        drop(b);
+        (pool.sharing(&name("b")).unwrap(), pool.status().unwrap().bytes_physical)
+    });
+    let (sharing, before) = told;
+    assert_eq!(sharing.bytes_exclusive, 2 * 4096);
+    assert_eq!(sharing.bytes_shared, 108 * 4096);
+    let user = Arc::clone(&pool);
+    machine.run(async move { user.remove_image(&name("b"), false).await.unwrap() });
+    machine.pass(&pool, 1_000);
+    let after = pool.status().unwrap().bytes_physical;
+    assert_eq!(before - after, sharing.bytes_exclusive);
+}

@@ -16,6 +16,10 @@ pub struct Image {
     pub size_bytes: u64,
     /// What the image maps, in whole clusters, shared or not.
     pub bytes_mapped: u64,
+    /// Of these, what would stay if the image were removed; told of one image, null in lists.
+    pub bytes_shared: Option<u64>,
+    /// What removing the image would free, exactly; told of one image, null in lists.
+    pub bytes_exclusive: Option<u64>,
     /// Seconds since 1970.
     pub created_unix_s: u64,
     /// Who has the image open now.

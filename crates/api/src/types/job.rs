@@ -121,7 +121,11 @@ pub struct ScrubReport {
     pub clusters_skipped_untrusted: u64,
     pub clusters_damaged: u64,
     /// The first 1000 of them.
+    /// That no equal cluster could heal.
     pub damage: Vec<Damage>,
+    /// Where the damaged clusters were that their images have an equal one for now.
+    #[serde(default)]
+    pub healed: Vec<Damage>,
 }
 
 /// What shall become free space.

@@ -2,6 +2,7 @@
 
 mod clone;
 mod create;
+mod diff;
 mod digest;
 mod export;
 mod import;
@@ -28,6 +29,7 @@ pub(crate) enum Command {
     Rename(rename::Flags),
     Resize(resize::Flags),
     Remove(remove::Flags),
+    Diff(diff::Flags),
     Digest(digest::Flags),
     Map(map::Flags),
     Snapshot(snapshot::Flags),
@@ -44,6 +46,7 @@ pub(crate) fn run(command: &Command, session: &Session) -> Result<()> {
         Command::Rename(flags) => rename::run(flags, session),
         Command::Resize(flags) => resize::run(flags, session),
         Command::Remove(flags) => remove::run(flags, session),
+        Command::Diff(flags) => diff::run(flags, session),
         Command::Digest(flags) => digest::run(flags, session),
         Command::Map(flags) => map::run(flags, session),
         Command::Snapshot(flags) => snapshot::run(flags, session),

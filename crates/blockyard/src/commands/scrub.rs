@@ -36,6 +36,10 @@ fn text(report: &ScrubReport) -> String {
         let _ = write!(text, ", {skipped} skipped: their hash is not trusted");
     }
     text.push('\n');
+    for healed in report.healed.iter().flat_map(|damage| &damage.places) {
+        let _ =
+            writeln!(text, "{} at {}: healed from an equal cluster", healed.image, healed.offset);
+    }
     for damage in &report.damage {
         for place in &damage.places {
             let _ = writeln!(text, "{} at {}: {}", place.image, place.offset, damage.message);

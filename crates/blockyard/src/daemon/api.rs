@@ -81,6 +81,7 @@ fn documented() -> OpenApiRouter<Arc<Daemon>> {
         .routes(routes!(images::clone))
         .routes(routes!(images::digest))
         .routes(routes!(images::map))
+        .routes(routes!(images::diff))
         .routes(routes!(content::import))
         .routes(routes!(content::export))
         .routes(routes!(jobs::list))

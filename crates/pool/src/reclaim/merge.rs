@@ -91,6 +91,25 @@ impl<D: Directory> Pool<D> {
         Ok(())
     }
 
+    /// Gives a damaged cluster's users an equal one, if its bytes have the hash that the damaged ones lost.
+    pub(super) async fn apply_healing(&self, pair: Pair, work: &mut Work<'_>) -> Result<()> {
+        let users = self.find_users(&[pair]);
+        let mut held = self.hold(&[pair], &users, work)?;
+        self.make_survivors_durable(&held).await?;
+        for held in &mut held.pairs {
+            let expected = self.hash_of(held.pair.loser).await?;
+            let survivor = self.read_clusters(held.pair.survivor, 1).await;
+            let found = survivor.ok().map(|bytes| self.hash_algorithm().hash(&bytes));
+            held.equal = expected.is_some() && found == expected;
+        }
+        while !held.pairs.is_empty() {
+            if let Some(seen) = self.publish(&mut held, &users, work)? {
+                self.wait_for_progress(seen).await;
+            }
+        }
+        Ok(())
+    }
+
     /// Holds and watches the pairs that may be shared now.
     fn hold(&self, pairs: &[Pair], users: &Users, work: &mut Work<'_>) -> Result<Held<'_, D>> {
         let mut state = self.lock();

@@ -30,6 +30,11 @@ fn table(image: &Image) -> String {
     rows.pair("kind", kind);
     rows.pair("size", format!("{} ({} bytes)", human(image.size_bytes), image.size_bytes));
     rows.pair("mapped", format!("{} ({} bytes)", human(image.bytes_mapped), image.bytes_mapped));
+    for (title, bytes) in [("shared", image.bytes_shared), ("only here", image.bytes_exclusive)] {
+        if let Some(bytes) = bytes {
+            rows.pair(title, format!("{} ({bytes} bytes)", human(bytes)));
+        }
+    }
     rows.pair("created", utc(image.created_unix_s));
     if image.clients.is_empty() {
         rows.pair("clients", "none");

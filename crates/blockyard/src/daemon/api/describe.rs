@@ -16,6 +16,8 @@ pub(super) fn image(info: pool::ImageInfo) -> api::Image {
         },
         size_bytes: info.size_bytes,
         bytes_mapped: info.bytes_mapped,
+        bytes_shared: None,
+        bytes_exclusive: None,
         created_unix_s: info.created_unix_s,
         clients: info.clients.into_iter().map(client).collect(),
     }
@@ -45,12 +47,21 @@ pub(super) fn map_run(run: &pool::MapRun, hashes: bool) -> api::MapRun {
     api::MapRun { offset: run.offset, length: run.length, state, hash }
 }
 
+pub(super) fn diff_run(run: &pool::DiffRun) -> api::DiffRun {
+    let state = match run.state {
+        pool::DiffState::Differs => api::DiffState::Differs,
+        pool::DiffState::Unknown => api::DiffState::Unknown,
+    };
+    api::DiffRun { offset: run.offset, length: run.length, state }
+}
+
 pub(super) fn scrub(scrub: pool::Scrub) -> api::ScrubReport {
     api::ScrubReport {
         clusters_checked: scrub.clusters_done,
         clusters_skipped_untrusted: scrub.clusters_skipped_untrusted,
         clusters_damaged: scrub.clusters_damaged,
         damage: scrub.damage.into_iter().map(damage).collect(),
+        healed: scrub.healed.into_iter().map(damage).collect(),
     }
 }
 

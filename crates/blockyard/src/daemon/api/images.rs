@@ -8,10 +8,10 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Json;
 use blockyard_api::{
-    CloneImage, CreateImage, ErrorBody, Image, ImageDigest, ImageList, ImageMap, MapRun,
-    RenameImage, ResizeImage, SnapshotImage,
+    CloneImage, CreateImage, DiffRun, ErrorBody, Image, ImageDiff, ImageDigest, ImageList,
+    ImageMap, MapRun, RenameImage, ResizeImage, SnapshotImage,
 };
-use blockyard_block::{Error, ErrorKind, ImageName, Result};
+use blockyard_block::{EXTENT_SIZE, Error, ErrorKind, ImageName, Result};
 use pollster::block_on;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -57,7 +57,12 @@ pub(super) async fn get(
     InPath(name): InPath<String>,
 ) -> Result<Json<Image>, Failure> {
     let name = image_name(&name)?;
-    blocking(daemon, move |daemon| find(daemon, &name)).await.map(Json)
+    let found = blocking(daemon, move |daemon| {
+        let sharing = daemon.pool.sharing(&name)?;
+        let (shared, exclusive) = (Some(sharing.bytes_shared), Some(sharing.bytes_exclusive));
+        Ok(Image { bytes_shared: shared, bytes_exclusive: exclusive, ..find(daemon, &name)? })
+    });
+    found.await.map(Json)
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -217,6 +222,55 @@ fn map_page(daemon: &Daemon, name: &ImageName, query: &MapQuery) -> Result<Image
         }
     }
     Ok(ImageMap { size_bytes, runs, next_offset: (offset < size_bytes).then_some(offset) })
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct DiffQuery {
+    /// Where the page begins.
+    #[serde(default)]
+    offset: u64,
+}
+
+/// A page of how an image differs from another. Reads no data.
+#[utoipa::path(get, path = "/v1/images/{name}/diff/{other}",
+    params(("name" = String, Path), ("other" = String, Path), DiffQuery),
+    responses((status = 200, body = ImageDiff), (status = "4XX", body = ErrorBody)))]
+pub(super) async fn diff(
+    State(daemon): Shared,
+    InPath((name, other)): InPath<(String, String)>,
+    InQuery(query): InQuery<DiffQuery>,
+) -> Result<Json<ImageDiff>, Failure> {
+    let (name, other) = (image_name(&name)?, image_name(&other)?);
+    blocking(daemon, move |daemon| diff_page(daemon, &name, &other, query.offset)).await.map(Json)
+}
+
+fn diff_page(daemon: &Daemon, name: &ImageName, other: &ImageName, from: u64) -> Result<ImageDiff> {
+    let size_bytes = daemon.pool.image(name)?.size_bytes;
+    let other_size_bytes = daemon.pool.image(other)?.size_bytes;
+    let end = size_bytes.max(other_size_bytes);
+    let mut runs: Vec<DiffRun> = Vec::new();
+    let mut offset = from / EXTENT_SIZE * EXTENT_SIZE;
+    for _ in 0..MAP_PAGE_LOOKUPS {
+        if offset >= end || runs.len() >= MAP_PAGE_RUNS {
+            break;
+        }
+        for run in block_on(daemon.pool.diff(name, other, offset))? {
+            let run = describe::diff_run(&run);
+            match runs.last_mut() {
+                Some(last)
+                    if last.state == run.state && last.offset + last.length == run.offset =>
+                {
+                    last.length += run.length;
+                }
+                _ => runs.push(run),
+            }
+        }
+        offset += EXTENT_SIZE;
+    }
+    let next_offset = (offset < end).then_some(offset);
+    Ok(ImageDiff { size_bytes, other_size_bytes, runs, next_offset })
 }
 
 /// Adds a run, as part of the last one if nothing tells them apart.
