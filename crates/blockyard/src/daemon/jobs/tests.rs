@@ -14,6 +14,7 @@ fn report() -> JobReport {
         clusters_skipped_untrusted: 0,
         clusters_damaged: 0,
         damage: Vec::new(),
+        healed: Vec::new(),
     })
 }
 
