@@ -7,6 +7,7 @@
 mod api;
 mod engine;
 mod exports;
+mod high_water;
 pub(crate) mod jobs;
 mod log;
 mod notify;
@@ -110,6 +111,7 @@ async fn serve(plan: Plan, storage: &Storage) -> Result<()> {
         .context("cannot start the NBD server")?;
     let (stop_api, stopping) = watch::channel(false);
     let api = tokio::spawn(api::serve(api_socket.listener()?, Arc::clone(&daemon), stopping));
+    drop(tokio::spawn(high_water::watch(Arc::clone(&daemon))));
     announce(&daemon.plan);
 
     let name = signals.next().await;

@@ -161,6 +161,22 @@ fn reclaim_frees_what_two_images_have_and_the_commands_tell_of_it() {
 }
 
 #[test]
+fn above_the_high_water_mark_runs_of_equal_clusters_are_shared_by_themselves() {
+    let place = Place::new();
+    let daemon = place.serve(&["--reclaim-above", "64K"]);
+    for name in ["one", "two"] {
+        place.ok(&["image", "create", name, "8M"]);
+        let mut client = NbdClient::open(&daemon, name);
+        for cluster in 0..16u8 {
+            assert!(client.write(u64::from(cluster) * 4096, &[cluster + 1; 4096]));
+        }
+    }
+    while place.json(&["pool", "status"])["bytes_physical"] != json!(16 * 4096) {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
+#[test]
 fn a_scrub_of_a_sound_pool_finds_nothing() {
     let place = Place::new();
     let _daemon = place.serve(&[]);

@@ -23,7 +23,9 @@ pub(crate) fn run(_flags: &Flags, session: &Session) -> Result<()> {
         0 => Ok(()),
         count => Err(Error::new(
             ErrorKind::Corrupt,
-            format!("{count} clusters are not what was stored, and no equal cluster has their content"),
+            format!(
+                "{count} clusters are not what was stored, and no equal cluster has their content"
+            ),
         )
         .into()),
     }

@@ -25,6 +25,11 @@ pub(crate) struct ServeSettings {
     #[arg(long, value_name = "SIZE")]
     pub(crate) capacity: Option<Size>,
 
+    /// When more than this is allocated, share runs of equal clusters in the background [env:
+    /// BLOCKYARD_RECLAIM_ABOVE; default: only on request, or when a write finds no space]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) reclaim_above: Option<Size>,
+
     /// Whether data goes through the page cache [env: BLOCKYARD_IO; default: direct]
     #[arg(long, value_enum)]
     pub(crate) io: Option<IoMode>,
@@ -72,10 +77,11 @@ pub(crate) struct ServeSettings {
 
 impl ServeSettings {
     /// The names of all settings, as in the config file.
-    pub(crate) const KEYS: [&str; 13] = [
+    pub(crate) const KEYS: [&str; 14] = [
         "hash",
         "data",
         "capacity",
+        "reclaim_above",
         "io",
         "io_threads",
         "nbd_socket",
@@ -95,6 +101,7 @@ impl ServeSettings {
             hash: self.hash.or(lower.hash),
             data: self.data.or(lower.data),
             capacity: self.capacity.or(lower.capacity),
+            reclaim_above: self.reclaim_above.or(lower.reclaim_above),
             io: self.io.or(lower.io),
             io_threads: self.io_threads.or(lower.io_threads),
             nbd_socket: self.nbd_socket.or(lower.nbd_socket),

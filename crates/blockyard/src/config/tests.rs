@@ -57,6 +57,7 @@ fn every_setting_can_come_from_the_environment() {
         "io" => "buffered",
         "io_threads" => "3",
         "socket_mode" => "0600",
+        "reclaim_above" => "20G",
         "log_format" => "json",
         _ => "/some/text",
     };

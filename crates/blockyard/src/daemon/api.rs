@@ -11,6 +11,8 @@ mod images;
 mod jobs;
 mod pool;
 
+pub(super) use pool::start_reclaim;
+
 use crate::daemon::Daemon;
 use answer::{Failure, Refused};
 use axum::Router;

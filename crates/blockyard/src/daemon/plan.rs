@@ -16,6 +16,8 @@ pub(crate) struct Plan {
     /// If named: a pool made with another one is refused.
     pub(crate) hash: Option<HashAlgorithm>,
     pub(crate) capacity_bytes: Option<u64>,
+    /// If set: share runs of equal clusters when more than this is allocated.
+    pub(crate) reclaim_above_bytes: Option<u64>,
     pub(crate) io: IoMode,
     /// If set: how many threads serve NBD on rings.
     pub(crate) io_threads: Option<usize>,
@@ -38,6 +40,7 @@ impl Plan {
             data: settings.data.as_deref().map(absolute).transpose()?,
             hash: settings.hash.map(HashAlgorithm::from),
             capacity_bytes: settings.capacity.map(|size| size.0),
+            reclaim_above_bytes: settings.reclaim_above.map(|size| size.0),
             io: settings.io.unwrap_or_default(),
             io_threads: settings.io_threads.map(|IoThreads(count)| count),
             nbd_socket: socket(&nbd_socket, "--nbd-socket")?,

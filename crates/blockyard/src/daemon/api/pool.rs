@@ -66,12 +66,15 @@ pub(super) async fn reclaim(
         runs_min: request.runs_min.max(1),
         dry_run: request.dry_run,
     };
-    let start = move |daemon: &Arc<Daemon>| {
-        let reclaimed = Arc::clone(daemon);
-        let work = move |job: &JobHandle| run_reclaim(&reclaimed, options, job);
-        daemon.jobs.start(JobKind::Reclaim, None, ProgressUnit::Clusters, work)
-    };
+    let start = move |daemon: &Arc<Daemon>| start_reclaim(daemon, options);
     Ok((StatusCode::ACCEPTED, Json(blocking(daemon, start).await?)))
+}
+
+/// Starts the job.
+pub(crate) fn start_reclaim(daemon: &Arc<Daemon>, options: ReclaimOptions) -> Result<Job> {
+    let reclaimed = Arc::clone(daemon);
+    let work = move |job: &JobHandle| run_reclaim(&reclaimed, options, job);
+    daemon.jobs.start(JobKind::Reclaim, None, ProgressUnit::Clusters, work)
 }
 
 /// While guests use the disk, three quarters of the time are theirs.
