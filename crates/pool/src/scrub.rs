@@ -120,8 +120,10 @@ impl<D: Directory> Pool<D> {
         scrub: &mut Scrub,
     ) -> Result<()> {
         // Where it is can only be told before it is given up.
+        let told = scrub.damage.len() + scrub.healed.len();
         let damage: Vec<Damage> = problems
             .iter()
+            .take((2 * DAMAGE_MAX).saturating_sub(told))
             .map(|(cluster, problem)| self.damage_at(*cluster, problem.clone()))
             .collect();
         let is_damaged = |(cluster, _): &&(ClusterIndex, ContentHash)| {
@@ -129,16 +131,22 @@ impl<D: Directory> Pool<D> {
         };
         let damaged: Vec<(ClusterIndex, ContentHash)> =
             due.iter().filter(is_damaged).copied().collect();
-        // A pool that can be changed no more still tells what is wrong with it.
-        let healed = self.heal(&damaged).await.unwrap_or_default();
-        for ((cluster, _), damage) in problems.iter().zip(damage) {
+        // A pool that can be changed no more still tells what is wrong with it. One that is wrong all over
+        // is not looked through again and again.
+        let healed = match scrub.clusters_damaged < DAMAGE_MAX as u64 {
+            true => self.heal(&damaged).await.unwrap_or_default(),
+            false => Vec::new(),
+        };
+        let mut damage = damage.into_iter();
+        for (cluster, _) in &problems {
             let (count, told) = match healed.contains(cluster) {
                 true => (&mut scrub.clusters_healed, &mut scrub.healed),
                 false => (&mut scrub.clusters_damaged, &mut scrub.damage),
             };
             *count += 1;
+            let described = damage.next();
             if told.len() < DAMAGE_MAX {
-                told.push(damage);
+                told.extend(described);
             }
         }
         Ok(())
