@@ -121,8 +121,8 @@ impl<D: Directory> Pool<D> {
             })
         };
         let mut runs: Vec<DiffRun> = Vec::new();
-        for slot in 0..EXTENT_CLUSTERS {
-            let state = match (known[0][slot], known[1][slot]) {
+        for (slot, pair) in known[0].iter().zip(&known[1]).enumerate() {
+            let state = match (*pair.0, *pair.1) {
                 _ if cluster(0, slot) == cluster(1, slot) => continue,
                 (one, other) if one == other && one != Some(Known::Untrusted) => continue,
                 (Some(Known::Untrusted), _) | (_, Some(Known::Untrusted)) => DiffState::Unknown,
