@@ -50,7 +50,7 @@ impl HashAlgorithm {
     /// The hashes of whole clusters, appended to `hashes` in order: the same as of each alone, in less
     /// time.
     pub fn hash_clusters(self, clusters: &[&[u8; CLUSTER_SIZE]], hashes: &mut Vec<ContentHash>) {
-        if self == HashAlgorithm::Blake3 && clusters.len() >= wide::WORTH_WHILE {
+        if self == HashAlgorithm::Blake3 && wide::is_worth_while(clusters.len()) {
             return wide::hash_clusters(clusters, hashes);
         }
         hashes.extend(clusters.iter().map(|cluster| self.hash(*cluster)));

@@ -11,7 +11,7 @@ mod ring;
 pub use host::{Fence, HostDirectory, HostDisk, HostOptions, MappedFile, PoolLock, boot_id};
 /// Drives a future on the calling thread; on the blocking implementations it never sleeps.
 pub use pollster::block_on;
-pub use ring::{Notifier, Panicked, Readiness, Ring, Source, Tasks, WatchId};
+pub use ring::{Notifier, Panicked, Readiness, Ring, Source, Tasks, WatchId, on_ring};
 
 use blockyard_block::{Buffer, BufferMut};
 use std::future::Future;

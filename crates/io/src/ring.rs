@@ -46,6 +46,11 @@ pub(crate) fn current() -> Option<Rc<Core>> {
     CURRENT.with_borrow(Clone::clone)
 }
 
+/// Whether this thread has a ring, so that whoever keeps it busy keeps others waiting.
+pub fn on_ring() -> bool {
+    CURRENT.with_borrow(Option::is_some)
+}
+
 /// Something with a descriptor that can become readable: a socket.
 pub type Source = Arc<dyn AsFd + Send + Sync>;
 

@@ -40,6 +40,7 @@ impl<D: Directory> Pool<D> {
         let pieces = [Piece { data: data.freeze() }];
         let contents: Vec<Content> = self
             .contents(&pieces)
+            .await
             .into_iter()
             .map(|content| match content {
                 Content::Data(hash) => Content::DataAnew(hash),

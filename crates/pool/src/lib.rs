@@ -15,6 +15,7 @@ mod epochs;
 mod extent;
 mod frees;
 mod hashes;
+mod hashing;
 mod headers;
 mod images;
 mod index;

@@ -8,9 +8,7 @@
 use crate::plan::{Content, Plan, Planned};
 use crate::pool::{Pool, Turn};
 use crate::state::{ImageState, State};
-use blockyard_block::{
-    Buffer, CLUSTER_SIZE, ContentHash, EXTENT_SIZE, Error, ErrorKind, ImageId, Result,
-};
+use blockyard_block::{Buffer, CLUSTER_SIZE, EXTENT_SIZE, Error, ErrorKind, ImageId, Result};
 use blockyard_io::{Directory, Disk};
 use std::mem::ManuallyDrop;
 use std::ops::Range;
@@ -48,7 +46,7 @@ pub(crate) struct Piece {
 }
 
 impl Piece {
-    fn cluster_count(&self) -> usize {
+    pub(crate) fn cluster_count(&self) -> usize {
         self.data.len() / CLUSTER_SIZE
     }
 }
@@ -129,7 +127,7 @@ impl<D: Directory> Pool<D> {
             return self.write_merged(image, offset, data, clusters).await;
         }
         let pieces = [Piece { data }];
-        let contents = self.contents(&pieces);
+        let contents = self.contents(&pieces).await;
         loop {
             let (turn, planned) = match self.start(image, &clusters, &contents)? {
                 Started::Planned(turn, planned) => (turn, planned),
@@ -161,7 +159,7 @@ impl<D: Directory> Pool<D> {
             // The image may have been shrunk while this waited.
             self.lock().image(image)?.check_range(offset, data.len() as u64)?;
             let pieces = self.whole_clusters(image, offset, &data).await?;
-            let contents = self.contents(&pieces);
+            let contents = self.contents(&pieces).await;
             let planned = self.plan(image, &clusters, &contents)?;
             if let Some(done) = self.carry_out(turn, planned, &pieces, &contents).await {
                 return done;
@@ -267,27 +265,9 @@ impl<D: Directory> Pool<D> {
         Ok(pieces)
     }
 
-    /// Zero detection and hashing, outside any lock, of bytes nobody can change (I7).
-    pub(crate) fn contents(&self, pieces: &[Piece]) -> Vec<Content> {
-        let clusters = pieces.iter().flat_map(|piece| piece.data.as_chunks::<CLUSTER_SIZE>().0);
-        let mut contents = Vec::with_capacity(pieces.iter().map(Piece::cluster_count).sum());
-        let mut to_hash: Vec<&[u8; CLUSTER_SIZE]> = Vec::with_capacity(contents.capacity());
-        for cluster in clusters {
-            if is_zero(cluster) {
-                contents.push(Content::Zero);
-            } else {
-                // Its hash comes below.
-                contents.push(Content::Data(ContentHash([0; 32])));
-                to_hash.push(cluster);
-            }
-        }
-        let mut hashes = Vec::with_capacity(to_hash.len());
-        self.hash_algorithm().hash_clusters(&to_hash, &mut hashes);
-        let hashed = contents.iter_mut().filter(|content| matches!(content, Content::Data(_)));
-        for (content, hash) in hashed.zip(hashes) {
-            *content = Content::Data(hash);
-        }
-        contents
+    /// What each cluster of the pieces holds.
+    pub(crate) async fn contents(&self, pieces: &[Piece]) -> Vec<Content> {
+        crate::hashing::contents(self.hash_algorithm(), pieces).await
     }
 
     /// Writes each run of consecutive clusters at once.
@@ -318,8 +298,4 @@ impl<D: Directory> Pool<D> {
         }
         Ok(())
     }
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    bytes.as_chunks::<16>().0.iter().all(|chunk| u128::from_ne_bytes(*chunk) == 0)
 }

@@ -34,8 +34,11 @@ const ROOT: u8 = 8;
 
 static PLATFORM: LazyLock<Platform> = LazyLock::new(Platform::detect);
 
-/// Fewer clusters than this are hashed faster one by one.
-pub(super) const WORTH_WHILE: usize = 4;
+/// Whether so many clusters are hashed faster together: if they fill a vector, which is 8 lanes wide
+/// with AVX2 (measured there: 0.95 us each from 8 on, 1.6 us each below, as alone).
+pub(super) fn is_worth_while(clusters: usize) -> bool {
+    clusters > 1 && clusters >= PLATFORM.simd_degree()
+}
 
 /// Appends the hash of each cluster to `hashes`.
 pub(super) fn hash_clusters(clusters: &[&[u8; CLUSTER_SIZE]], hashes: &mut Vec<ContentHash>) {
