@@ -80,6 +80,8 @@ pub(crate) struct Core {
     table: RefCell<Table>,
     /// Kept for its memory.
     reaped: RefCell<Reaped>,
+    /// What [`Ring::turn`] has to tell.
+    ready: RefCell<Vec<Readiness>>,
     /// Pushed and not submitted yet.
     queued: Cell<u32>,
 }
@@ -104,6 +106,7 @@ impl Ring {
             uring: RefCell::new(uring),
             table: RefCell::default(),
             reaped: RefCell::default(),
+            ready: RefCell::default(),
             queued: Cell::new(0),
         });
         let notifier = Arc::new(Notifier::new()?);
@@ -150,7 +153,11 @@ impl Ring {
         let entered = self.core.enter(u32::from(may_sleep()));
         self.notifier.wake_up();
         entered?;
-        self.core.reap(ready)?;
+        self.core.reap()?;
+        ready.append(&mut self.core.ready.borrow_mut());
+        if ready.iter().any(|event| event.token == NOTIFIED && event.ended) {
+            return Err(io::Error::other("the ring's own wake-up call has failed"));
+        }
         ready.retain(|event| event.token != NOTIFIED);
         Ok(())
     }
@@ -179,6 +186,9 @@ impl Core {
     fn push(&self, entry: &io_uring::squeue::Entry) -> io::Result<()> {
         while !self.try_push(entry) {
             self.enter(0)?;
+            if self.queued.get() == ENTRIES {
+                self.reap()?; // the kernel may want its completions taken before it goes on
+            }
         }
         Ok(())
     }
@@ -208,7 +218,7 @@ impl Core {
     }
 
     /// Takes what has completed.
-    fn reap(&self, ready: &mut Vec<Readiness>) -> io::Result<()> {
+    fn reap(&self) -> io::Result<()> {
         let mut reaped = self.reaped.take();
         {
             let mut uring = self.uring.borrow_mut();
@@ -217,7 +227,7 @@ impl Core {
                 table.complete(&completion, &mut reaped);
             }
         }
-        ready.append(&mut reaped.ready);
+        self.ready.borrow_mut().append(&mut reaped.ready);
         for waker in reaped.wakers.drain(..) {
             waker.wake();
         }
@@ -238,7 +248,7 @@ impl Core {
             .try_for_each(|watch| self.start(Held::Removal { of: watch }, 0).map(drop));
         let mut drained = removed;
         while drained.is_ok() && self.table.borrow().in_flight() > 0 {
-            drained = self.enter(1).and_then(|()| self.reap(&mut Vec::new()));
+            drained = self.enter(1).and_then(|()| self.reap());
         }
         if drained.is_err() {
             std::mem::forget(self.table.take());

@@ -9,12 +9,16 @@ use crate::server::Shared;
 use crate::transmission::{Operation, Request, Terms};
 use blockyard_block::Error;
 use blockyard_io::{Panicked, Readiness, Ring, Source, Tasks};
+use rustix::net::sockopt;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Replies leave at the latest when they are this many bytes.
 const BATCH_BYTES: u64 = 256 << 10;
+
+/// What is asked for.
+const SEND_BUFFER_BYTES: usize = 1 << 20;
 
 type Output = (Outcome, Option<Error>);
 
@@ -103,6 +107,8 @@ where
             });
             let mut link = Link::new(opened);
             let source: Source = link.socket().clone();
+            // As much as the system allows: a reply of 256 KiB then leaves in one piece.
+            let _ = sockopt::set_socket_send_buffer_size(link.socket(), SEND_BUFFER_BYTES);
             let watched = link.socket().set_nonblocking(true).and_then(|()| {
                 let token = token(index, self.links[index as usize].generation);
                 self.ring.watch(source, token)
