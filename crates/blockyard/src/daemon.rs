@@ -51,7 +51,7 @@ pub(crate) struct Daemon {
     plan: Plan,
     pool: Arc<HostPool>,
     jobs: Arc<Jobs>,
-    usage: Usage,
+    usage: Arc<Usage>,
     started: Instant,
 }
 
@@ -99,7 +99,7 @@ async fn serve(plan: Plan, storage: &Storage) -> Result<()> {
     let api_socket = BoundSocket::bind(&plan.api_socket, &Access::owner_only())?;
     let jobs = Arc::<Jobs>::default();
     let pool = Arc::clone(&storage.pool);
-    let usage = Usage::default();
+    let usage = Arc::<Usage>::default();
     let daemon = Arc::new(Daemon { plan, pool, jobs, usage, started: Instant::now() });
 
     let exports = Arc::new(exports::Images::new(Arc::clone(&daemon.pool)));

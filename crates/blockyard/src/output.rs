@@ -75,13 +75,13 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     error.downcast_ref::<Error>().map_or(1, |error| error.kind().exit_code())
 }
 
-/// A job that the user stopped, by its name.
+/// A job that the user stopped: what is said of it.
 #[derive(Debug)]
 pub(crate) struct Cancelled(pub(crate) String);
 
 impl fmt::Display for Cancelled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} cancelled; nothing of it remains", self.0)
+        f.write_str(&self.0)
     }
 }
 

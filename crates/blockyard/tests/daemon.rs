@@ -249,3 +249,13 @@ fn data_can_lie_on_a_block_device() {
     assert_eq!(place.ok(&["image", "digest", "web"]), digest);
     daemon.stop();
 }
+
+#[test]
+fn a_capacity_that_holds_nothing_is_refused_before_anything_is_made() {
+    let place = Place::new();
+    for capacity in ["0", "4095"] {
+        let message = place.fails(2, &["serve", "--capacity", capacity]);
+        assert!(message.contains("less than one cluster"), "{message}");
+    }
+    assert!(!place.pool().exists());
+}

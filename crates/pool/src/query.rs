@@ -2,6 +2,8 @@
 
 use crate::extent::{Extent, Slot};
 use crate::hashes::{HashCopies, Known};
+use crate::index::scan::record_of;
+use crate::index::sorter::{Sorted, Sorter};
 use crate::pool::Pool;
 use crate::records::{FORMAT_VERSION, ImageRecord};
 use crate::state::State;
@@ -185,22 +187,41 @@ impl<D: Directory> Pool<D> {
         })
     }
 
-    /// Distinct contents among the allocated clusters x 4096, counted from the hash table: one pass
-    /// over all hashes, no data. `None` while clusters are untrusted.
+    /// Distinct contents among the allocated clusters x 4096: one pass over all hashes, no data. They are
+    /// sorted outside memory if they are many. `None` while clusters are untrusted, or if there is no
+    /// space to sort in.
     pub async fn bytes_unique(&self) -> Result<Option<u64>> {
-        let mut seen = std::collections::HashSet::new();
-        let reserved = self.reserved_clusters();
-        for region in 1..self.region_count() {
-            let region = RegionIndex(region);
-            let mut copies = HashCopies::default();
-            for cluster in self.clusters_with_data(region, &reserved) {
-                match self.known_in_order(cluster, &mut copies).await? {
-                    Known::Hash(hash) => drop(seen.insert(hash)),
-                    Known::Untrusted => return Ok(None),
-                }
+        let mut sorter = self.new_sorter();
+        match self.sort_all_hashes(&mut sorter).await {
+            Ok(true) => {}
+            incomplete => {
+                sorter.discard().await;
+                return match incomplete {
+                    Err(error) if error.kind() != ErrorKind::NoSpace => Err(error),
+                    _ => Ok(None),
+                };
             }
         }
-        Ok(Some(seen.len() as u64 * CLUSTER_SIZE as u64))
+        let sorted = sorter.finish();
+        let distinct = count_distinct(&sorted).await;
+        sorted.discard().await;
+        Ok(Some(distinct? * CLUSTER_SIZE as u64))
+    }
+
+    /// False if there are clusters whose hash is not known.
+    async fn sort_all_hashes(&self, sorter: &mut Sorter<D>) -> Result<bool> {
+        let reserved = self.reserved_clusters();
+        for region in (1..self.region_count()).map(RegionIndex) {
+            let clusters = self.clusters_with_data(region, &reserved);
+            let told = self.region_hashes(region, &clusters).await?;
+            if told.unknown > 0 {
+                return Ok(false);
+            }
+            for (cluster, hash) in &told.hashes {
+                sorter.push(record_of(*cluster, hash)).await?;
+            }
+        }
+        Ok(true)
     }
 
     pub(crate) fn region_count(&self) -> u32 {
@@ -261,6 +282,16 @@ impl State {
         });
         present.next().unwrap_or(u64::MAX)
     }
+}
+
+async fn count_distinct<D: Directory>(sorted: &Sorted<D>) -> Result<u64> {
+    let mut merge = sorted.merge();
+    let (mut last, mut distinct) = (None, 0);
+    while let Some(record) = merge.next().await? {
+        distinct += u64::from(last != Some(record.key));
+        last = Some(record.key);
+    }
+    Ok(distinct)
 }
 
 fn is_data(state: MapState) -> bool {

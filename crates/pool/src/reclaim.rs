@@ -129,7 +129,7 @@ impl<D: Directory> Pool<D> {
         applied
     }
 
-    fn new_sorter(&self) -> Sorter<D> {
+    pub(crate) fn new_sorter(&self) -> Sorter<D> {
         let mut state = self.lock();
         state.sorts += 1;
         let name = format!("{}{}", self.sort_prefix(), state.sorts);

@@ -6,6 +6,7 @@
 mod machine;
 
 use blockyard_block::{BlockDevice, ContentHash, HashAlgorithm, ZeroOptions};
+use blockyard_io::Directory;
 use blockyard_pool::MapState;
 use machine::{Machine, client, name, pattern, read, write};
 use std::sync::Arc;
@@ -208,5 +209,22 @@ fn an_image_that_is_mostly_nothing_is_described_in_few_steps() {
         }
         assert_eq!(data, places.map(|offset| (offset, 4096)));
         assert!(steps < 10, "{steps} steps");
+    });
+}
+
+#[test]
+fn distinct_contents_are_counted_outside_memory_and_leave_no_files() {
+    let mut machine = Machine::new(7);
+    let directory = machine.world.directory();
+    let pool = machine.open();
+    machine.run(async move {
+        pool.create_image(&name("a"), 8 << 20, 1).await.unwrap();
+        let volume = pool.open_image(&name("a"), client(true)).unwrap();
+        for cluster in 0..470_u64 {
+            let content = vec![(cluster % 201) as u8 + 1; 4096];
+            write(&volume, cluster * 3 * 4096, &content).await;
+        }
+        assert_eq!(pool.bytes_unique().await.unwrap(), Some(201 * 4096));
+        assert_eq!(directory.list("index").await.unwrap(), Vec::<String>::new());
     });
 }

@@ -18,7 +18,8 @@ pub struct PoolStatus {
     pub bytes_logical: u64,
     /// Allocated clusters x 4096.
     pub bytes_physical: u64,
-    /// Distinct contents among the allocated clusters; null while not known.
+    /// Distinct contents among the allocated clusters x 4096; null while not known. Of a pool with more than
+    /// 256 MiB it is counted in the background and is that of the last count.
     pub bytes_unique: Option<u64>,
     /// What may be allocated in all.
     pub bytes_capacity: u64,

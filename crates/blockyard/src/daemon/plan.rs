@@ -1,7 +1,8 @@
 //! What the daemon will do, with every setting decided.
 
 use crate::config::{Config, IoMode, IoThreads, LogFormat, ServeSettings, SocketMode};
-use blockyard_block::{Error, ErrorKind, HashAlgorithm, Result};
+use crate::size::Size;
+use blockyard_block::{CLUSTER_SIZE, Error, ErrorKind, HashAlgorithm, Result};
 use std::path::{Path, PathBuf};
 
 /// Room in the kernel's `sockaddr_un`, without the closing zero.
@@ -39,7 +40,7 @@ impl Plan {
         Ok(Plan {
             data: settings.data.as_deref().map(absolute).transpose()?,
             hash: settings.hash.map(HashAlgorithm::from),
-            capacity_bytes: settings.capacity.map(|size| size.0),
+            capacity_bytes: settings.capacity.map(capacity).transpose()?,
             reclaim_above_bytes: settings.reclaim_above.map(|size| size.0),
             io: settings.io.unwrap_or_default(),
             io_threads: settings.io_threads.map(|IoThreads(count)| count),
@@ -65,6 +66,15 @@ fn socket(path: &Path, flag: &str) -> Result<PathBuf> {
         return Err(Error::new(ErrorKind::InvalidArgument, message));
     }
     Ok(path)
+}
+
+/// A pool that can never hold anything is a slip of the pen.
+fn capacity(Size(bytes): Size) -> Result<u64> {
+    if bytes < CLUSTER_SIZE as u64 {
+        let message = format!("a capacity of {bytes} bytes is less than one cluster (4096)");
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    }
+    Ok(bytes)
 }
 
 /// Where the journal is unless another folder in memory is named.

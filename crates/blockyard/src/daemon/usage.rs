@@ -1,7 +1,8 @@
 //! What the status tells beyond the engine's own counts: space on disk, and distinct contents.
 //!
-//! Counting distinct contents walks all hashes and remembers each: it is done only for pools small
-//! enough, and not again before ten times the time it took has passed.
+//! Counting distinct contents walks and sorts all hashes. Of a small pool that is done while who asked
+//! waits; of another on a thread, and the answer is the last count there is. It is not done again
+//! before ten times the time it took has passed.
 
 use crate::daemon::engine::HostPool;
 use blockyard_block::{Error, Result};
@@ -10,21 +11,24 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
-/// Larger pools are not counted: 8 GiB are two million hashes, which take some 100 MB of memory.
-const COUNTED_BYTES_MAX: u64 = 8 << 30;
+/// 65,536 hashes are counted in some milliseconds.
+const SMALL_POOL_BYTES: u64 = 256 << 20;
 /// A count is good for this many times as long as it took.
 const REST: u32 = 10;
 
 /// The last count of distinct contents.
 #[derive(Default)]
 pub(crate) struct Usage {
-    // Held while counting, so that it is done once however many ask.
     last: Mutex<Option<Count>>,
+    // Held while counting, so that it is done once however many ask.
+    counting: Mutex<()>,
 }
 
+#[derive(Clone, Copy)]
 struct Count {
     bytes_unique: Option<u64>,
     made: Instant,
@@ -32,22 +36,51 @@ struct Count {
 }
 
 impl Usage {
-    /// Distinct contents x 4096; `None` while clusters are untrusted, and for large pools.
-    pub(crate) fn bytes_unique(&self, pool: &HostPool, physical: u64) -> Result<Option<u64>> {
-        if physical > COUNTED_BYTES_MAX {
-            return Ok(None);
+    /// Distinct contents x 4096, as last counted; `None` while clusters are untrusted, and until a large
+    /// pool has been counted once.
+    pub(crate) fn bytes_unique(
+        self: &Arc<Self>,
+        pool: &Arc<HostPool>,
+        physical: u64,
+    ) -> Result<Option<u64>> {
+        if let Some(count) = self.fresh() {
+            return Ok(count.bytes_unique);
         }
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = &*last
-            && count.made.elapsed() < count.took * REST
-        {
+        if physical <= SMALL_POOL_BYTES {
+            return self.count(pool);
+        }
+        let (usage, counted) = (Arc::clone(self), Arc::clone(pool));
+        let count = move || {
+            if let Err(error) = usage.count(&counted) {
+                tracing::warn!(%error, "distinct contents were not counted");
+            }
+        };
+        if self.counting.try_lock().is_ok() {
+            let started = thread::Builder::new().name("count".to_owned()).spawn(count);
+            started.map_err(|error| Error::io("cannot start a thread to count", error))?;
+        }
+        Ok(lock(&self.last).and_then(|count| count.bytes_unique))
+    }
+
+    fn fresh(&self) -> Option<Count> {
+        lock(&self.last).filter(|count| count.made.elapsed() < count.took * REST)
+    }
+
+    fn count(&self, pool: &HostPool) -> Result<Option<u64>> {
+        let _one_at_a_time = lock(&self.counting);
+        if let Some(count) = self.fresh() {
             return Ok(count.bytes_unique);
         }
         let started = Instant::now();
         let bytes_unique = block_on(pool.bytes_unique())?;
-        *last = Some(Count { bytes_unique, made: Instant::now(), took: started.elapsed() });
+        let count = Count { bytes_unique, made: Instant::now(), took: started.elapsed() };
+        *lock(&self.last) = Some(count);
         Ok(bytes_unique)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What the files of the pool take, the data included if it is a file.

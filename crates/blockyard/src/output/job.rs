@@ -3,7 +3,7 @@
 use crate::output::Cancelled;
 use crate::output::progress::Progress;
 use anyhow::Result;
-use blockyard_api::{Client, Job, JobReport, JobState};
+use blockyard_api::{Client, Job, JobKind, JobReport, JobState};
 use blockyard_block::{Error, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,12 +30,21 @@ pub(crate) fn wait(client: &mut Client, started: Job, what: &str) -> Result<Opti
         eprintln!("note: {note}");
     }
     match job.state {
-        JobState::Cancelled => Err(Cancelled(what.to_owned()).into()),
+        JobState::Cancelled => Err(Cancelled(cancelled(what, &job)).into()),
         JobState::Failed => {
             let unexplained = || Error::new(ErrorKind::Io, format!("{what} failed"));
             Err(job.error.map_or_else(unexplained, Error::from).into())
         }
         JobState::Done | JobState::Running => Ok(job.report),
+    }
+}
+
+fn cancelled(what: &str, job: &Job) -> String {
+    match job.kind {
+        // It makes nothing, and has no verdict before its end.
+        JobKind::Scrub => format!("{what} cancelled after {} clusters", job.done),
+        JobKind::Import | JobKind::Export => format!("{what} cancelled; nothing of it remains"),
+        JobKind::Reclaim => format!("{what} cancelled; what it freed stays free"),
     }
 }
 
@@ -47,4 +56,29 @@ fn interrupts() -> Result<Arc<AtomicBool>> {
         signal_hook::flag::register(signal, Arc::clone(&flag))?;
     }
     Ok(flag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cancelled;
+    use blockyard_api::{Job, JobKind, JobState, ProgressUnit};
+
+    #[test]
+    fn a_cancelled_job_says_what_is_left_of_it() {
+        let mut job = Job {
+            id: 1,
+            kind: JobKind::Scrub,
+            image: None,
+            state: JobState::Cancelled,
+            unit: ProgressUnit::Clusters,
+            done: 12,
+            total: Some(40),
+            notes: Vec::new(),
+            error: None,
+            report: None,
+        };
+        assert_eq!(cancelled("scrub", &job), "scrub cancelled after 12 clusters");
+        job.kind = JobKind::Import;
+        assert_eq!(cancelled("import", &job), "import cancelled; nothing of it remains");
+    }
 }

@@ -63,6 +63,7 @@ impl Machine {
             capacity_bytes: self.capacity_bytes,
             grow_regions: 1,
             space_reserve_bytes: 0,
+            sort_records_max: 100,
             ..OpenOptions::default()
         };
         let pool = self.executor.run(async move {

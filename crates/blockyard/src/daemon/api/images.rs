@@ -186,8 +186,8 @@ pub(super) struct MapQuery {
 
 /// A page of what an image is made of. Reads no data.
 ///
-/// Offsets and lengths are multiples of 4096: the last run may reach past the end of an image
-/// whose size is not, and what lies beyond counts as zeros in its hash.
+/// Offsets are multiples of 4096, and so are lengths, but for the last run of an image whose size is
+/// not: what lies beyond the end counts as zeros in its hash.
 #[utoipa::path(get, path = "/v1/images/{name}/map", params(("name" = String, Path), MapQuery),
     responses((status = 200, body = ImageMap), (status = "4XX", body = ErrorBody)))]
 pub(super) async fn map(
