@@ -10,18 +10,21 @@ mod simulation;
 mod source;
 
 use crate::{Unclear, cargo, repository, target_directory};
-use breaks::{BREAKS, Break};
+use breaks::{BREAKS, Break, SEEN_BY_REAL};
 use simulation::{Simulation, Verdict};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 pub(crate) const HELP: &str = "\
-usage: cargo xtask break-invariants [--seeds N] [--list] [NAME...]
+usage: cargo xtask break-invariants [--seeds N] [--real] [--list] [NAME...]
 
 Builds the engine with the feature break-invariants, runs the simulation once
 unbroken (it must pass) and then once for each deliberate break (it must fail).
 
   --seeds N   run seeds 0 to N-1 in each run (500)
+  --real      let the real stack judge (as root): power cuts below the program on
+              ext4, see crates/blockyard/tests/power_loss.rs; without a NAME, the
+              breaks that show there
   --list      print the breaks and run nothing
   NAME...     try only these
 
@@ -34,19 +37,23 @@ const TIME_LIMIT: Duration = Duration::from_secs(600);
 struct Request {
     seeds: u64,
     list: bool,
+    real: bool,
     names: Vec<String>,
 }
 
 pub(crate) fn run(arguments: &[String]) -> Result<bool, Unclear> {
     let request = parse(arguments)?;
-    let chosen = choose(BREAKS, &request.names)?;
+    let mut chosen = choose(BREAKS, &request.names)?;
+    if request.real && request.names.is_empty() {
+        chosen.retain(|entry| SEEN_BY_REAL.contains(&entry.name));
+    }
     if request.list {
         print_list(&chosen);
         return Ok(true);
     }
     let asked = source::names_asked(&repository().join("crates"))?;
     agree(BREAKS, &asked)?;
-    let simulation = build(request.seeds)?;
+    let simulation = if request.real { real_stack()? } else { build(request.seeds)? };
     if simulation.run(None)? != Verdict::Passed {
         return Err("the unbroken engine does not pass, so a failure would show nothing".into());
     }
@@ -55,11 +62,12 @@ pub(crate) fn run(arguments: &[String]) -> Result<bool, Unclear> {
 }
 
 fn parse(arguments: &[String]) -> Result<Request, Unclear> {
-    let mut request = Request { seeds: 500, list: false, names: Vec::new() };
+    let mut request = Request { seeds: 500, list: false, real: false, names: Vec::new() };
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--list" => request.list = true,
+            "--real" => request.real = true,
             "--seeds" => {
                 let count = arguments.next().ok_or("--seeds needs a number")?;
                 request.seeds = count.parse().map_err(|_| format!("--seeds {count}: no number"))?;
@@ -121,7 +129,26 @@ fn build(seeds: u64) -> Result<Simulation, Unclear> {
     if !status.success() {
         return Err("the breakable simulation does not build".into());
     }
-    Simulation::new(target.join("release/blockyard-sim"), seeds, target.join("log"), TIME_LIMIT)
+    let arguments = vec!["--seeds".to_owned(), format!("0..{seeds}")];
+    Simulation::new(target.join("release/blockyard-sim"), arguments, target.join("log"), TIME_LIMIT)
+}
+
+/// The test that cuts the power under the real program, built with its breakable engine.
+fn real_stack() -> Result<Simulation, Unclear> {
+    let target = target_directory().join("break-real");
+    let cargo = cargo();
+    let mut arguments: Vec<String> = ["test", "--quiet", "--package", "blockyard"]
+        .into_iter()
+        .chain(["--test", "power_loss", "--features", "blockyard-pool/break-invariants"])
+        .map(str::to_owned)
+        .collect();
+    arguments.extend(["--target-dir".to_owned(), target.display().to_string()]);
+    let status = self::cargo().args(&arguments).arg("--no-run").status()?;
+    if !status.success() {
+        return Err("the breakable program does not build".into());
+    }
+    arguments.extend(["--", "--nocapture", "--test-threads", "1"].map(str::to_owned));
+    Simulation::new(cargo.get_program().into(), arguments, target.join("log"), TIME_LIMIT)
 }
 
 /// Prints a line for each break; true if all were caught.

@@ -14,5 +14,5 @@ pub use types::{
     ErrorDetail, ExportFile, ExportReport, FileFormat, Image, ImageAccess, ImageClient, ImageDiff,
     ImageDigest, ImageKind, ImageList, ImageMap, ImportFile, ImportReport, Job, JobKind, JobList,
     JobReport, JobState, MapRun, MapState, PoolStatus, ProgressUnit, ReclaimReport, ReclaimSpace,
-    RenameImage, ResizeImage, ScrubReport, SnapshotImage,
+    RenameImage, ResizeImage, ScrubReport, SnapshotImage, UnreadableRun,
 };

@@ -14,6 +14,7 @@ pub use image::{
 pub use job::{
     Damage, DamagePlace, ExportFile, ExportReport, FileFormat, ImportFile, ImportReport, Job,
     JobKind, JobList, JobReport, JobState, ProgressUnit, ReclaimReport, ReclaimSpace, ScrubReport,
+    UnreadableRun,
 };
 pub use map::{DiffRun, DiffState, ImageDiff, ImageMap, MapRun, MapState};
 pub use pool::{DaemonStatus, PoolStatus};

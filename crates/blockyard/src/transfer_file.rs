@@ -18,6 +18,7 @@ mod qemu_img;
 mod raw;
 mod source;
 mod stream;
+mod unreadable;
 
 #[cfg(test)]
 mod testing;

@@ -15,15 +15,16 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use support::history::{Expected, History};
-use support::host::text;
+use support::history::History;
 use support::model::UNIT;
-use support::pipelined::{Command, FUA, NO_HOLE, Plain, Replies, Requests, connect};
-use support::recorded::{DataOn, RecordedPool, Remains, can_record};
+use support::pipelined::{Command, FUA, NO_HOLE, Replies, Requests, connect};
+use support::recorded::{DataOn, RecordedPool, Remains, ask, can_record, check_remains, compare};
 use support::{Daemon, Place};
 
-const IMAGE_BYTES: u64 = 6 << 20;
+const IMAGE_BYTES: u64 = 3 << 20;
 const BATCH_MAX: u64 = 8;
+/// What is overwritten in place at the start of each image.
+const OVERWRITTEN: u64 = 256 << 10;
 
 #[test]
 fn a_power_cut_loses_nothing_flushed_with_the_data_in_the_file_system() {
@@ -81,7 +82,7 @@ fn record(data_on: DataOn, seed: u64) -> Option<Recording> {
     let mut random = Random::new(seed);
     let mut daemon = pool.serve(&place);
     for name in ["one", "two"] {
-        api(&place, &daemon, &["image", "create", name, &IMAGE_BYTES.to_string()]);
+        ask(&place, &daemon, &["image", "create", name, &IMAGE_BYTES.to_string()]);
     }
     let bases: Vec<Memory> = pool.record();
     let mut images: Vec<(String, History)> = ["one", "two"]
@@ -91,7 +92,7 @@ fn record(data_on: DataOn, seed: u64) -> Option<Recording> {
         .collect();
     let mut snapshots = Vec::new();
     for phase in 0..6 {
-        write_all(&daemon, &mut images, &pool.timeline, &mut random);
+        write_all(&daemon, &mut images, &pool.timeline, &mut random, phase % 3 == 2);
         change_snapshots(&place, &daemon, &images, &mut snapshots, &pool.timeline, phase);
         if phase == 1 {
             // Long enough for hashes to be written and intents to be cleared.
@@ -115,25 +116,20 @@ fn record(data_on: DataOn, seed: u64) -> Option<Recording> {
     Some(Recording { place, replay, images, snapshots, events })
 }
 
-/// What a command that must succeed printed.
-fn api(place: &Place, daemon: &Daemon, arguments: &[&str]) -> String {
-    let socket = daemon.api_socket();
-    place.ok(&[arguments, &["--api", text(&socket), "--pool", text(&daemon.pool)]].concat())
-}
-
 /// One client for each image, at the same time.
 fn write_all(
     daemon: &Daemon,
     images: &mut [(String, History)],
     timeline: &Arc<Timeline>,
     random: &mut Random,
+    overwrite: bool,
 ) {
     thread::scope(|scope| {
         for (name, history) in images {
             let random = Random::new(random.below(u64::MAX));
             let (requests, replies) = connect(daemon, name);
             scope.spawn(move || {
-                Writer { history, timeline, random, requests, replies }.write(14);
+                Writer { history, timeline, random, requests, replies, overwrite }.write(14);
             });
         }
     });
@@ -145,10 +141,16 @@ struct Writer<'a> {
     random: Random,
     requests: Requests,
     replies: Replies,
+    /// Only whole clusters that are stored already: a flush then has only data to sync.
+    overwrite: bool,
 }
 
 impl Writer<'_> {
     fn write(&mut self, batches: u64) {
+        if self.overwrite {
+            self.send_all(vec![(Command::Write, 0, 0..OVERWRITTEN)]);
+            self.flush();
+        }
         for _ in 0..batches {
             self.batch();
             if self.random.below(5) < 3 {
@@ -160,14 +162,21 @@ impl Writer<'_> {
 
     /// Some requests in flight at the same time.
     fn batch(&mut self) {
-        let mut taken: Vec<Range<u64>> = Vec::new();
-        let mut sent = Vec::new();
-        for cookie in 0..1 + self.random.below(BATCH_MAX) {
-            let (command, flags, bytes) = self.choose();
-            if taken.iter().any(|other| other.start < bytes.end && bytes.start < other.end) {
-                continue;
+        let mut chosen: Vec<(Command, u16, Range<u64>)> = Vec::new();
+        for _ in 0..1 + self.random.below(BATCH_MAX) {
+            let next = self.choose();
+            let meets = |other: &Range<u64>| other.start < next.2.end && next.2.start < other.end;
+            if !chosen.iter().any(|(_, _, other)| meets(other)) {
+                chosen.push(next);
             }
-            taken.push(bytes.clone());
+        }
+        self.send_all(chosen);
+    }
+
+    /// Sends requests that do not overlap, and waits for the replies.
+    fn send_all(&mut self, chosen: Vec<(Command, u16, Range<u64>)>) {
+        let mut sent = Vec::new();
+        for (cookie, (command, flags, bytes)) in (0..).zip(chosen) {
             let zeros = command != Command::Write;
             let (change, content) = self.history.begin(&bytes, zeros, self.timeline.now());
             sent.push((cookie, change, flags & FUA != 0));
@@ -186,6 +195,10 @@ impl Writer<'_> {
     /// The first half of the image is written again and again, so that clusters are overwritten in
     /// place.
     fn choose(&mut self) -> (Command, u16, Range<u64>) {
+        if self.overwrite {
+            let start = 4096 * self.random.below(OVERWRITTEN / 4096 - 4);
+            return (Command::Write, 0, start..start + 4096 * (1 + self.random.below(4)));
+        }
         let (command, unit, most) = match self.random.below(20) {
             0..10 => (Command::Write, 4096, 4),
             10..14 => (Command::Write, UNIT, 80),
@@ -220,13 +233,13 @@ fn change_snapshots(
     let (of, history) = &images[phase % images.len()];
     let name = format!("snapshot-{phase}");
     let begun = timeline.now();
-    api(place, daemon, &["image", "snapshot", of, &name]);
+    ask(place, daemon, &["image", "snapshot", of, &name]);
     let (content, made) = (history.clone(), timeline.now());
     snapshots.push(Snapshot { name, content, begun, made, removed: None });
     if phase % 2 == 1 {
         let oldest = snapshots.iter_mut().find(|snapshot| snapshot.removed.is_none()).unwrap();
         let begun = timeline.now();
-        api(place, daemon, &["image", "remove", &oldest.name]);
+        ask(place, daemon, &["image", "remove", &oldest.name]);
         oldest.removed = Some((begun, timeline.now()));
     }
 }
@@ -262,7 +275,7 @@ impl Recording {
 
     fn judge(&self, disks: &[Memory], cut: usize, words: &str, again: bool) {
         let remains = Remains::of(disks, &self.place);
-        self.check(&remains, words);
+        check_remains(&self.place, &remains, words);
         let daemon = remains.serve(&self.place);
         for (name, history) in &self.images {
             compare(&daemon, name, &history.at(cut), history.size, words);
@@ -270,22 +283,13 @@ impl Recording {
         self.judge_snapshots(&daemon, cut, words);
         daemon.kill();
         if again {
-            self.check(&remains, words);
+            check_remains(&self.place, &remains, words);
         }
         remains.mount.unmount();
     }
 
-    fn check(&self, remains: &Remains, words: &str) {
-        let pool = remains.pool();
-        let journal = text(remains.journal_folder());
-        let mut arguments = vec!["check", "--data", text(&pool), "--journal-dir", journal];
-        arguments.extend(remains.data().into_iter().flat_map(|data| ["--data-at", data]));
-        let checked = self.place.run(&arguments);
-        assert!(checked.status.success(), "{words}: {checked:?}");
-    }
-
     fn judge_snapshots(&self, daemon: &Daemon, cut: usize, words: &str) {
-        let listed = api(&self.place, daemon, &["image", "list"]);
+        let listed = ask(&self.place, daemon, &["image", "list"]);
         let is_there = |name: &str| listed.lines().any(|line| line.split(' ').next() == Some(name));
         for snapshot in &self.snapshots {
             let may_be_gone = snapshot.removed.is_some_and(|(begun, _)| begun <= cut);
@@ -309,15 +313,5 @@ fn any_loss(random: &mut Random) -> Loss {
         1 => Loss::Writes { kept_percent },
         2 => Loss::Pieces { bytes: 4096, kept_percent },
         _ => Loss::Pieces { bytes: 512, kept_percent },
-    }
-}
-
-fn compare(daemon: &Daemon, name: &str, expected: &Expected, size: u64, words: &str) {
-    let mut client = Plain::open(daemon, name);
-    for start in (0..size).step_by(1 << 20) {
-        let bytes = start..(start + (1 << 20)).min(size);
-        let found = client.read(bytes.clone());
-        let compared = expected.compare(&bytes, &found);
-        assert!(compared.is_ok(), "{words}: {name}: {}", compared.unwrap_err());
     }
 }

@@ -68,6 +68,11 @@ impl Disk {
         self.memory().clone()
     }
 
+    /// Where a block of 4 KiB that starts with `bytes` lies.
+    pub fn find(&self, bytes: &[u8]) -> Option<u64> {
+        self.memory().find(bytes)
+    }
+
     pub fn flushes(&self) -> u64 {
         self.flushes.load(Ordering::SeqCst)
     }

@@ -46,6 +46,12 @@ impl Memory {
         });
     }
 
+    /// Where a block that starts with `bytes` lies.
+    pub fn find(&self, bytes: &[u8]) -> Option<u64> {
+        let found = self.blocks.iter().find(|(_, block)| block.starts_with(bytes));
+        found.map(|(number, _)| number * BLOCK as u64)
+    }
+
     /// A new sparse file of `size` bytes that holds this.
     pub fn save(&self, path: &Path, size: u64) -> io::Result<()> {
         let file = File::create(path)?;

@@ -83,7 +83,7 @@ impl Header {
         if version != FORMAT_VERSION {
             return Err(newer_format(file, version));
         }
-        if u32_at(BODY_BYTES) != crc32c::crc32c(&block[..BODY_BYTES]) {
+        if crate::checksum::differs(u32_at(BODY_BYTES), &block[..BODY_BYTES]) {
             return Err(refuse("does not match its checksum"));
         }
         let mut pool = [0; 16];

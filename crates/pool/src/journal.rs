@@ -29,7 +29,7 @@ pub(crate) struct JournalIdentity {
 }
 
 impl JournalIdentity {
-    fn encode(&self) -> [u8; 48] {
+    pub(crate) fn encode(&self) -> [u8; 48] {
         let mut out = [0; 48];
         out[..8].copy_from_slice(MAGIC);
         out[8..24].copy_from_slice(&self.pool.0);

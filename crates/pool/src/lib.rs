@@ -8,12 +8,15 @@ mod alloc;
 mod bitmap;
 mod breaks;
 mod check;
+mod checksum;
 mod clear;
 mod commit;
 mod counts;
 mod epochs;
 mod extent;
 mod frees;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod hashes;
 mod hashing;
 mod headers;

@@ -1,4 +1,5 @@
-//! One run of the simulation: which rule is broken, for how long at most, and how it ended.
+//! One run of a judge, the simulation or the real stack: which rule is broken, for how long at most,
+//! and how it ended.
 
 use crate::Unclear;
 use std::fs::{self, File};
@@ -19,7 +20,7 @@ pub(super) enum Verdict {
 
 pub(super) struct Simulation {
     program: PathBuf,
-    seeds: u64,
+    arguments: Vec<String>,
     log_folder: PathBuf,
     time_limit: Duration,
 }
@@ -27,12 +28,12 @@ pub(super) struct Simulation {
 impl Simulation {
     pub(super) fn new(
         program: PathBuf,
-        seeds: u64,
+        arguments: Vec<String>,
         log_folder: PathBuf,
         time_limit: Duration,
     ) -> Result<Simulation, Unclear> {
         fs::create_dir_all(&log_folder)?;
-        Ok(Simulation { program, seeds, log_folder, time_limit })
+        Ok(Simulation { program, arguments, log_folder, time_limit })
     }
 
     /// Runs all seeds with the rule of this name broken. What it prints goes to a file of the
@@ -40,7 +41,9 @@ impl Simulation {
     pub(super) fn run(&self, broken: Option<&str>) -> Result<Verdict, Unclear> {
         let log = File::create(self.log_folder.join(broken.unwrap_or("unbroken")))?;
         let mut command = Command::new(&self.program);
-        command.args(["--seeds", &format!("0..{}", self.seeds)]).env_remove("BLOCKYARD_BREAK");
+        command.args(&self.arguments).env_remove("BLOCKYARD_BREAK");
+        // What a judge cannot try here must not count as tried.
+        command.env("CI", "true");
         if let Some(name) = broken {
             command.env("BLOCKYARD_BREAK", name);
         }
@@ -96,7 +99,8 @@ mod tests {
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
         let log = folder.path().join("log");
         let limit = Duration::from_millis(500);
-        let simulation = Simulation::new(program, 7, log.clone(), limit).unwrap();
+        let arguments = ["--seeds", "0..7"].map(str::to_owned).to_vec();
+        let simulation = Simulation::new(program, arguments, log.clone(), limit).unwrap();
         let verdict = simulation.run(broken).unwrap();
         let printed = std::fs::read_to_string(log.join(broken.unwrap_or("unbroken"))).unwrap();
         (verdict, printed)

@@ -95,6 +95,9 @@ pub struct ExportFile {
     /// Replace a file that exists.
     #[serde(default)]
     pub overwrite: bool,
+    /// Write zeros for what cannot be read, and tell where, instead of failing.
+    #[serde(default)]
+    pub damaged: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -112,6 +115,19 @@ pub struct ExportReport {
     pub size_bytes: u64,
     /// Bytes that were not zero and so were written.
     pub bytes_written: u64,
+    /// Bytes that could not be read, and are zero in the file.
+    #[serde(default)]
+    pub bytes_unreadable: u64,
+    /// Where they are: the first 1000 runs.
+    #[serde(default)]
+    pub unreadable: Vec<UnreadableRun>,
+}
+
+/// A part of an image that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UnreadableRun {
+    pub offset: u64,
+    pub length: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -10,6 +10,8 @@ use super::progress::Progress;
 use super::publish::NewFile;
 use super::source::{Run, Source};
 use super::stream::write_stream;
+use super::unreadable::Unreadable;
+pub(crate) use super::unreadable::UnreadableRun;
 use crate::daemon::jobs::JobHandle;
 use blockyard_api::{ExportFile, FileFormat};
 use blockyard_block::{
@@ -41,6 +43,9 @@ pub(crate) struct Exported {
     pub(crate) size_bytes: u64,
     /// Bytes that were not zero and so were written.
     pub(crate) bytes_written: u64,
+    /// Bytes that could not be read, and the first places of them.
+    pub(crate) bytes_unreadable: u64,
+    pub(crate) unreadable: Vec<UnreadableRun>,
 }
 
 /// Writes the image to `request.path`: whole, or not at all. What clients write meanwhile may or
@@ -62,7 +67,7 @@ pub(crate) fn export_stream<D: Directory>(
     target: &mut dyn Write,
 ) -> Result<()> {
     let volume = pool.open_image(name, client())?;
-    write_stream(&DeviceSource(&volume), target, &Progress::unseen())
+    write_stream(&DeviceSource { device: &volume, around: None }, target, &Progress::unseen())
 }
 
 /// An export is listed among the image's clients. Its number cannot meet one of a connection,
@@ -83,7 +88,8 @@ fn write_file<B: BlockDevice>(
     request: &ExportFile,
     progress: &Progress<'_>,
 ) -> Result<Exported> {
-    let source = DeviceSource(device);
+    let unreadable = Unreadable::default();
+    let source = DeviceSource { device, around: request.damaged.then_some(&unreadable) };
     let path = Path::new(&request.path);
     progress.set_total(source.size());
     if std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device()) {
@@ -100,7 +106,10 @@ fn write_file<B: BlockDevice>(
         }
         new.publish()?;
     }
-    Ok(Exported { size_bytes: source.size(), bytes_written: progress.moved_bytes() })
+    let size_bytes = source.size();
+    let (bytes_unreadable, unreadable) = unreadable.told();
+    let bytes_written = progress.moved_bytes();
+    Ok(Exported { size_bytes, bytes_written, bytes_unreadable, unreadable })
 }
 
 fn write_raw(source: &dyn Source, file: &File, progress: &Progress<'_>) -> Result<()> {
@@ -177,15 +186,19 @@ impl Sink for Qcow2Sink<'_> {
 }
 
 /// An image as something to read.
-struct DeviceSource<'a, B>(&'a B);
+struct DeviceSource<'a, B> {
+    device: &'a B,
+    /// Goes on after what cannot be read, and notes it here.
+    around: Option<&'a Unreadable>,
+}
 
 impl<B: BlockDevice> Source for DeviceSource<'_, B> {
     fn size(&self) -> u64 {
-        self.0.size()
+        self.device.size()
     }
 
     fn run_at(&self, offset: u64) -> Result<Run> {
-        let runs = block_on(self.0.allocation(offset, self.size() - offset, 1))?;
+        let runs = block_on(self.device.allocation(offset, self.size() - offset, 1))?;
         let run = runs.first().ok_or_else(|| {
             Error::new(ErrorKind::Corrupt, format!("the image has no allocation at {offset}"))
         })?;
@@ -193,8 +206,21 @@ impl<B: BlockDevice> Source for DeviceSource<'_, B> {
     }
 
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let Err(error) = self.read_whole(offset, buffer) else { return Ok(()) };
+        match self.around {
+            Some(around) if matches!(error.kind(), ErrorKind::Io | ErrorKind::Corrupt) => {
+                around.read_around(offset, buffer, |at, part| self.read_whole(at, part));
+                Ok(())
+            }
+            _ => Err(error),
+        }
+    }
+}
+
+impl<B: BlockDevice> DeviceSource<'_, B> {
+    fn read_whole(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let mut rest = buffer;
-        for segment in block_on(self.0.read(offset, rest.len() as u64))? {
+        for segment in block_on(self.device.read(offset, rest.len() as u64))? {
             let (part, after) = rest.split_at_mut(segment.length() as usize);
             match segment {
                 Segment::Data(data) => part.copy_from_slice(&data),

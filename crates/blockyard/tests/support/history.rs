@@ -8,7 +8,7 @@ use std::ops::Range;
 #[derive(Clone)]
 enum Entry {
     /// Acknowledged before the next flush was sent, or in flight when all ended.
-    Change { bytes: Range<u64>, tag: Tag, begun: usize, durable: Option<usize> },
+    Change { bytes: Range<u64>, tag: Tag, begun: usize, durable: Option<usize>, failed: bool },
     /// Acknowledged then; covers all changes before.
     Flushed(usize),
 }
@@ -35,7 +35,13 @@ impl History {
     ) -> (usize, Vec<u8>) {
         let number = self.entries.len();
         let tag = if zeros { 0 } else { number as Tag + 1 };
-        self.entries.push(Entry::Change { bytes: bytes.clone(), tag, begun: now, durable: None });
+        self.entries.push(Entry::Change {
+            bytes: bytes.clone(),
+            tag,
+            begun: now,
+            durable: None,
+            failed: false,
+        });
         let content = units(bytes).flat_map(|unit| unit_content(self.image, unit, tag)).collect();
         (number, if zeros { Vec::new() } else { content })
     }
@@ -44,6 +50,13 @@ impl History {
     pub(crate) fn is_durable(&mut self, change: usize, now: usize) {
         if let Entry::Change { durable, .. } = &mut self.entries[change] {
             *durable = Some(now);
+        }
+    }
+
+    /// A change was refused: it may have happened all the same, or in part.
+    pub(crate) fn has_failed(&mut self, change: usize) {
+        if let Entry::Change { failed, .. } = &mut self.entries[change] {
+            *failed = true;
         }
     }
 
@@ -67,11 +80,11 @@ impl History {
             later: HashMap::new(),
         };
         for (at, entry) in self.entries.iter().enumerate() {
-            let Entry::Change { bytes, tag, begun, durable } = entry else { continue };
+            let Entry::Change { bytes, tag, begun, durable, failed } = entry else { continue };
             let is_durable = covered.is_some_and(|covered| at < covered)
                 || durable.is_some_and(|durable| durable <= cut);
             if *begun <= cut || is_durable {
-                expected.change(bytes, *tag, is_durable);
+                expected.change(bytes, *tag, is_durable && !failed);
             }
         }
         expected
@@ -96,6 +109,15 @@ impl Expected {
                 self.later.entry(unit).or_default().push(tag);
             }
         }
+    }
+
+    /// Whether any unit in these bytes names another image.
+    pub(crate) fn is_of_another_image(&self, found: &[u8]) -> bool {
+        found.chunks(UNIT as usize).any(|unit| {
+            let image = u64::from_le_bytes(unit[8..16].try_into().unwrap());
+            // Damaged bits name images that never were.
+            image != 0 && image != self.image && image < 16
+        })
     }
 
     /// The first unit that holds what it may not.

@@ -5,6 +5,7 @@
 
 pub(crate) mod allocation;
 pub(crate) mod content;
+pub(crate) mod guest;
 pub(crate) mod history;
 pub(crate) mod host;
 pub(crate) mod loop_device;
@@ -248,7 +249,11 @@ pub(crate) struct NbdClient {
 
 impl NbdClient {
     pub(crate) fn open(daemon: &Daemon, name: &str) -> NbdClient {
-        let mut stream = UnixStream::connect(daemon.nbd_socket()).unwrap();
+        NbdClient::open_at(&daemon.nbd_socket(), name)
+    }
+
+    pub(crate) fn open_at(socket: &Path, name: &str) -> NbdClient {
+        let mut stream = UnixStream::connect(socket).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut greeting = [0; 18];
         stream.read_exact(&mut greeting).unwrap();
@@ -272,6 +277,20 @@ impl NbdClient {
                 return NbdClient { stream };
             }
         }
+    }
+
+    /// Sends bytes, whatever they mean.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
+    /// The cookie and error code of the next simple reply, if one comes.
+    pub(crate) fn reply(&mut self) -> Option<(u64, u32)> {
+        let mut reply = [0; 16];
+        self.stream.read_exact(&mut reply).ok()?;
+        let (head, cookie) = reply.split_at(8);
+        let code = u32::from_be_bytes(head[4..].try_into().ok()?);
+        Some((u64::from_be_bytes(cookie.try_into().ok()?), code))
     }
 
     /// Writes `data` and waits for the reply; true if it was written.

@@ -6,6 +6,8 @@ use super::{Daemon, NbdClient};
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
 
 pub(crate) const ENOSPC: u32 = 28;
 
@@ -31,11 +33,20 @@ pub(crate) struct Replies(UnixStream);
 
 /// The two halves of a new connection.
 pub(crate) fn connect(daemon: &Daemon, export: &str) -> (Requests, Replies) {
-    let stream = NbdClient::open(daemon, export).stream;
+    connect_at(&daemon.nbd_socket(), export)
+}
+
+fn connect_at(socket: &Path, export: &str) -> (Requests, Replies) {
+    let stream = NbdClient::open_at(socket, export).stream;
     (Requests(stream.try_clone().unwrap()), Replies(stream))
 }
 
 impl Requests {
+    /// A request that the daemon does not take for so long is an error.
+    pub(crate) fn give_up_after(&mut self, time: Duration) {
+        self.0.set_write_timeout(Some(time)).unwrap();
+    }
+
     /// An error means that the daemon is gone.
     pub(crate) fn send(
         &mut self,
@@ -92,6 +103,16 @@ impl Plain {
     pub(crate) fn open(daemon: &Daemon, export: &str) -> Plain {
         let (requests, replies) = connect(daemon, export);
         Plain { requests, replies }
+    }
+
+    pub(crate) fn open_at(socket: &Path, export: &str) -> Plain {
+        let (requests, replies) = connect_at(socket, export);
+        Plain { requests, replies }
+    }
+
+    /// What follows the reply to a read that succeeded.
+    pub(crate) fn take_data(&mut self, length: usize) -> Vec<u8> {
+        self.replies.take_data(length).unwrap()
     }
 
     /// Zero, or the error code of the reply.

@@ -2,15 +2,19 @@
 //! serves them over NBD, nbdfuse makes a file of that and losetup a device. A pool lies on them, with
 //! its data in a file of the file system or on a device of its own.
 
+use super::history::Expected;
 use super::host::{self, Fuse, Mount, text};
 use super::loop_device::LoopDevice;
+use super::pipelined::Plain;
 use super::{Daemon, Place, has_program};
 use blockyard_block::HashAlgorithm;
 use blockyard_faulty::{Disk, Memory, Server, Timeline};
 use blockyard_io::{HostDirectory, HostDisk, HostOptions, block_on};
 use blockyard_pool::{CreateOptions, Pool, PoolId};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const FILE_SYSTEM_BYTES: u64 = 200 << 20;
 const DATA_BYTES: u64 = 64 << 20;
@@ -30,7 +34,7 @@ pub(crate) fn can_record() -> bool {
 /// A device that records; its parts end in this order.
 pub(crate) struct Recorded {
     pub(crate) device: LoopDevice,
-    _fuse: Fuse,
+    fuse: Fuse,
     pub(crate) disk: Arc<Disk>,
 }
 
@@ -42,7 +46,16 @@ impl Recorded {
         let uri = format!("nbd+unix:///?socket={}", socket.display());
         let fuse = Fuse::of(&uri, place.path(&format!("fuse-{number}")));
         let device = LoopDevice::attach(&fuse.disk, &[])?;
-        Some(Recorded { device, _fuse: fuse, disk })
+        Some(Recorded { device, fuse, disk })
+    }
+}
+
+impl Recorded {
+    /// The next reads reach the disk: nothing is cached on the way.
+    pub(crate) fn drop_cache(&self) {
+        for file in [self.device.path.as_str(), text(&self.fuse.disk)] {
+            host::run("dd", &[&format!("if={file}"), "iflag=nocache", "count=0", "status=none"]);
+        }
     }
 }
 
@@ -67,7 +80,7 @@ impl RecordedPool {
         host::run("mkfs.ext4", &["-q", "-J", "size=4", "-E", now, device]);
         let mount = Mount::new(device, place.path("mnt"), &[]);
         let pool = RecordedPool { mount, disks, timeline, data_on };
-        pool.make();
+        make_small_pool(&pool.path(), pool.disks.get(1).map(|disk| disk.device.path.as_str()));
         Some(pool)
     }
 
@@ -75,31 +88,28 @@ impl RecordedPool {
         self.mount.folder.join("pool")
     }
 
-    fn make(&self) {
-        let path = self.path();
-        let options = HostOptions { direct: true, ..HostOptions::default() };
-        let directory = HostDirectory::create(&path, options.clone()).unwrap();
-        let data = path.join("data");
-        let data = match self.data_on {
-            DataOn::FileSystem => HostDisk::create(data, &options).unwrap(),
-            DataOn::Device => {
-                std::os::unix::fs::symlink(&self.disks[1].device.path, &data).unwrap();
-                HostDisk::open(data, &options).unwrap()
-            }
-        };
-        let options = CreateOptions {
-            id: PoolId([7; 16]),
-            hash: HashAlgorithm::Blake3,
-            log_segments: 4,
-            log_segment_bytes: 64 << 10,
-            data_on_device: data.is_block_device(),
-            now_unix_s: 1,
-        };
-        block_on(Pool::create(&directory, &data, &options)).unwrap();
-    }
-
     pub(crate) fn serve(&self, place: &Place) -> Daemon {
         serve(place, &self.path(), &[])
+    }
+
+    /// Where a file of the pool lies on the first disk.
+    pub(crate) fn places_of(&self, file: &str) -> Vec<Range<u64>> {
+        let path = self.path().join(file);
+        let listed = host::run("filefrag", &["-e", "-b4096", text(&path)]);
+        let number = |word: &str| word.trim().trim_end_matches("..").parse::<u64>().ok();
+        let places: Vec<Range<u64>> = listed
+            .lines()
+            .filter_map(|line| {
+                // `0: 0.. 15: 34816.. 34831: 16: last,eof`
+                let fields: Vec<&str> = line.split(':').collect();
+                number(fields.first()?)?;
+                let (first, _) = fields.get(2)?.split_once("..")?;
+                let (first, count) = (number(first)?, number(fields.get(3)?)?);
+                Some(first * 4096..(first + count) * 4096)
+            })
+            .collect();
+        assert!(!places.is_empty(), "{listed}");
+        places
     }
 
     /// Everything durable so far is where each recording starts from.
@@ -108,6 +118,34 @@ impl RecordedPool {
         self.disks.iter().map(|disk| disk.disk.record()).collect()
     }
 }
+
+/// Makes a pool with a small log, so that checkpoints come often.
+pub(crate) fn make_small_pool(path: &Path, device: Option<&str>) {
+    let options = HostOptions { direct: true, ..HostOptions::default() };
+    let directory = HostDirectory::create(path, options.clone()).unwrap();
+    let data = path.join("data");
+    let data = match device {
+        None => HostDisk::create(data, &options).unwrap(),
+        Some(device) => {
+            std::os::unix::fs::symlink(device, &data).unwrap();
+            HostDisk::open(data, &options).unwrap()
+        }
+    };
+    let mut id = [7; 16];
+    id[..4].copy_from_slice(&std::process::id().to_le_bytes());
+    id[4..12].copy_from_slice(&u64::to_le_bytes(NEXT_ID.fetch_add(1, Ordering::Relaxed)));
+    let options = CreateOptions {
+        id: PoolId(id),
+        hash: HashAlgorithm::Blake3,
+        log_segments: 4,
+        log_segment_bytes: 64 << 10,
+        data_on_device: data.is_block_device(),
+        now_unix_s: 1,
+    };
+    block_on(Pool::create(&directory, &data, &options)).unwrap();
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
 /// A daemon whose sockets are beside the file system, not in it.
 fn serve(place: &Place, pool: &Path, flags: &[&str]) -> Daemon {
@@ -163,5 +201,31 @@ impl Remains {
         let mut flags = vec!["--journal-dir", text(self.journal_folder())];
         flags.extend(self.data().into_iter().flat_map(|data| ["--data", data]));
         serve(place, &self.pool(), &flags)
+    }
+}
+
+/// What a command about a pool with such sockets printed; it must succeed.
+pub(crate) fn ask(place: &Place, daemon: &Daemon, arguments: &[&str]) -> String {
+    let socket = daemon.api_socket();
+    place.ok(&[arguments, &["--api", text(&socket), "--pool", text(&daemon.pool)]].concat())
+}
+
+/// The pool that a power cut left must be sound.
+pub(crate) fn check_remains(place: &Place, remains: &Remains, words: &str) {
+    let (pool, journal) = (remains.pool(), text(remains.journal_folder()));
+    let mut arguments = vec!["check", "--data", text(&pool), "--journal-dir", journal];
+    arguments.extend(remains.data().into_iter().flat_map(|data| ["--data-at", data]));
+    let checked = place.run(&arguments);
+    assert!(checked.status.success(), "{words}: {checked:?}");
+}
+
+/// An image must hold what its history allows.
+pub(crate) fn compare(daemon: &Daemon, name: &str, expected: &Expected, size: u64, words: &str) {
+    let mut client = Plain::open(daemon, name);
+    for start in (0..size).step_by(1 << 20) {
+        let bytes = start..(start + (1 << 20)).min(size);
+        let found = client.read(bytes.clone());
+        let compared = expected.compare(&bytes, &found);
+        assert!(compared.is_ok(), "{words}: {name}: {}", compared.unwrap_err());
     }
 }

@@ -125,7 +125,7 @@ impl BatchHeader {
             .get(HEADER_BYTES..)
             .and_then(|rest| rest.get(..self.payload_bytes as usize))
             .ok_or(Flaw::Damaged("a batch that reaches past its segment"))?;
-        if crc32c::crc32c(payload) != self.payload_checksum {
+        if crate::checksum::differs(self.payload_checksum, payload) {
             return Err(Flaw::Damaged("a batch does not match its checksum"));
         }
         Ok(payload)

@@ -25,6 +25,18 @@ mod tests;
 
 use crate::PoolId;
 
+/// For fuzzers: decodes `bytes` as everything in log and checkpoint.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn decode_any(bytes: &[u8]) {
+    let _ = header::LogHeader::decode(bytes);
+    let _ = manifest::Manifest::decode(&StoreOptions::default(), bytes);
+    if let Ok(header) = batch::BatchHeader::decode(PoolId([0; 16]), 0, bytes) {
+        let _ = header.payload(bytes);
+    }
+    let mut reader = record::Reader::new(bytes);
+    while !reader.is_empty() && reader.record().is_ok() {}
+}
+
 pub use live::Store;
 
 /// The only format version this build reads and writes, of log and parts alike.

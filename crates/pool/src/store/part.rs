@@ -262,7 +262,7 @@ impl PartContent {
 
 fn checked_block<'a>(block: &BlockEntry, bytes: &'a [u8]) -> Decoded<&'a [u8]> {
     let records = Reader::new(bytes).bytes(block.bytes as usize)?;
-    if crc32c::crc32c(records) != block.checksum {
+    if crate::checksum::differs(block.checksum, records) {
         return Err(Flaw::Damaged("a block of records does not match its checksum"));
     }
     Ok(records)
@@ -312,7 +312,7 @@ fn decode_blocks(bytes: &[u8], offset: u64, count: u32, checksum: u32) -> Decode
     let rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..));
     let index_bytes = (count as usize).saturating_mul(INDEX_ENTRY_BYTES);
     let encoded = Reader::new(rest.unwrap_or_default()).bytes(index_bytes)?;
-    if crc32c::crc32c(encoded) != checksum {
+    if crate::checksum::differs(checksum, encoded) {
         return Err(Flaw::Damaged("the index does not match its checksum"));
     }
     let mut reader = Reader::new(encoded);

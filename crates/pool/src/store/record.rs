@@ -151,7 +151,7 @@ pub(super) fn open_frame<'a>(magic: &[u8; 8], bytes: &'a [u8]) -> Decoded<(Reade
         return Err(Flaw::Damaged("no header where one must be"));
     }
     let checksum = Reader::new(&frame[FRAME_CHECKSUM_AT..]).u32()?;
-    if crc32c::crc32c(&frame[..FRAME_CHECKSUM_AT]) != checksum {
+    if crate::checksum::differs(checksum, &frame[..FRAME_CHECKSUM_AT]) {
         return Err(Flaw::Damaged("a header does not match its checksum"));
     }
     match reader.u32()? {

@@ -23,6 +23,10 @@ pub(crate) struct Flags {
     /// Replace the file if it exists
     #[arg(long)]
     overwrite: bool,
+    /// Write zeros for what cannot be read and list where, instead of failing. What does not match
+    /// its hash is written as it is: `blockyard scrub` lists that
+    #[arg(long)]
+    damaged: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -43,19 +47,30 @@ pub(crate) fn run(flags: &Flags, session: &Session) -> Result<()> {
         None => format_of_name(&flags.file),
     };
     let mut client = session.client()?;
-    let request = ExportFile { path, format, overwrite: flags.overwrite };
+    let request = ExportFile { path, format, overwrite: flags.overwrite, damaged: flags.damaged };
     let started = client.export_file(&flags.name, &request)?;
     let Some(JobReport::Export(report)) = job::wait(&mut client, started, "export")? else {
         return Err(Error::new(ErrorKind::Unsupported, "the daemon sent no report").into());
     };
     let said = || {
         let written = human(report.bytes_written);
-        format!("exported {} to {}, {written} of data\n", flags.name, report.path)
+        let mut said = format!("exported {} to {}, {written} of data\n", flags.name, report.path);
+        for run in &report.unreadable {
+            said += &format!("unreadable, zeros instead: {} at {}\n", run.length, run.offset);
+        }
+        if report.bytes_unreadable > 0 {
+            said += &format!("{} bytes could not be read\n", report.bytes_unreadable);
+        }
+        said
     };
     session.output.print(&report, said)
 }
 
 fn to_stdout(flags: &Flags, session: &Session) -> Result<()> {
+    if flags.damaged {
+        let message = "--damaged writes a file, so that what is missing can be told";
+        return Err(Error::new(ErrorKind::InvalidArgument, message).into());
+    }
     if matches!(flags.format, Some(Format::Qcow2)) {
         let message = "only raw bytes can be written to standard output";
         return Err(Error::new(ErrorKind::InvalidArgument, message).into());

@@ -13,7 +13,7 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse, Json, Response};
 use blockyard_api::{
     ErrorBody, ExportFile, ExportReport, Image, ImportFile, ImportReport, Job, JobKind, JobReport,
-    ProgressUnit,
+    ProgressUnit, UnreadableRun,
 };
 use blockyard_block::{Error, ErrorKind, ImageName, Result};
 use http_body_util::BodyExt;
@@ -98,7 +98,13 @@ fn run_export(
         format: request.format,
         size_bytes: exported.size_bytes,
         bytes_written: exported.bytes_written,
+        bytes_unreadable: exported.bytes_unreadable,
+        unreadable: exported.unreadable.iter().map(told).collect(),
     }))
+}
+
+fn told(run: &crate::transfer_file::export::UnreadableRun) -> UnreadableRun {
+    UnreadableRun { offset: run.offset, length: run.length }
 }
 
 /// Makes an image of the raw bytes in the body, of whatever length; the size is rounded up to 512.
