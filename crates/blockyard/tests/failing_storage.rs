@@ -304,7 +304,8 @@ fn an_export_reads_around_what_cannot_be_read_when_told_to_and_says_where() {
     let place = disk.find(&content[8192..12288]).unwrap();
     let rule = Rule::all(&[Kind::Read], Effect::Fail(Errno::Io));
     scenario.pool.disks[1].drop_cache();
-    disk.fail(rule.within(&[place..place + 4096]));
+    let cluster = place..place + 4096;
+    disk.fail(rule.within(std::slice::from_ref(&cluster)));
     let file = scenario.place.path("exported");
     let socket = scenario.daemon().api_socket();
     let export = ["image", "export", "one", text(&file), "--api", text(&socket)];
