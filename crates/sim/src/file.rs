@@ -189,6 +189,11 @@ impl SimFile {
     pub(crate) fn change(&mut self, change: Change) -> u64 {
         self.view.apply(&change);
         self.changes.push_back(change);
+        self.last_change()
+    }
+
+    /// The number of the change that was made visible last.
+    pub(crate) fn last_change(&self) -> u64 {
         self.first_change + self.changes.len() as u64
     }
 

@@ -80,6 +80,9 @@ pub(crate) enum Answer {
 pub(crate) struct Outcome {
     pub(crate) result: io::Result<Answer>,
     pub(crate) buffer: Option<BufferMut>,
+    /// A change that failed, and the number of what it left visible: a sync after the engine has
+    /// seen the failure covers that, too.
+    pub(crate) failed_change: Option<(FileId, u64)>,
 }
 
 pub(crate) type SharedWorld = Arc<Mutex<World>>;

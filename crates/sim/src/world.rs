@@ -194,6 +194,7 @@ impl World {
         let stale = (process != self.process).then(|| Outcome {
             result: Err(io::Error::other("this handle is of a process that crashed")),
             buffer: None,
+            failed_change: None,
         });
         let transfers = matches!(request, Request::Read { .. } | Request::Write { .. });
         let slow = transfers && self.rng.u8(0..16) == 0;
@@ -203,9 +204,7 @@ impl World {
 
     pub(crate) fn take_finished(&mut self, id: u64) -> Option<Outcome> {
         let outcome = self.finished.remove(&id)?;
-        if let Ok(Answer::Changed(file, number)) = outcome.result {
-            self.files[file.0].complete(number);
-        }
+        self.note_seen(&outcome);
         Some(outcome)
     }
 
@@ -218,15 +217,35 @@ impl World {
     /// Nobody waits any more: what has not taken effect does so in part, now. A sync happens or
     /// not; it does not fail.
     pub(crate) fn abandon(&mut self, id: u64) {
-        self.finished.remove(&id);
+        if let Some(outcome) = self.finished.remove(&id) {
+            return self.note_seen(&outcome);
+        }
         let Some(index) = self.pending.iter().position(|pending| pending.id == id) else { return };
         let pending = self.pending.remove(index);
-        if let (None, Some(request)) = (pending.outcome, pending.request) {
-            match self.rng.u8(0..3) {
-                0 => drop(self.answer(request)),
-                1 if change_of(&request).is_some() => self.take_effect_in_part(request),
-                _ => {}
-            }
+        if let Some(outcome) = pending.outcome {
+            return self.note_seen(&outcome);
+        }
+        let Some(request) = pending.request else { return };
+        let changed = change_of(&request).map(|(file, _)| file);
+        match self.rng.u8(0..3) {
+            0 => drop(self.answer(request)),
+            1 if changed.is_some() => self.take_effect_in_part(request),
+            _ => {}
+        }
+        if let Some(file) = changed {
+            let number = self.files[file.0].last_change();
+            self.files[file.0].complete(number);
+        }
+    }
+
+    /// A sync from now on covers what an operation changed whose end the engine knows of.
+    fn note_seen(&mut self, outcome: &Outcome) {
+        let succeeded = match outcome.result {
+            Ok(Answer::Changed(file, number)) => Some((file, number)),
+            _ => None,
+        };
+        for (file, number) in succeeded.into_iter().chain(outcome.failed_change) {
+            self.files[file.0].complete(number);
         }
     }
 
@@ -273,6 +292,7 @@ impl World {
         if matches!(request, Request::Sync { .. } | Request::SyncDirectory { .. }) {
             self.counters.failed_syncs += 1;
         }
+        let changed = change_of(&request).map(|(file, _)| file);
         let buffer = match request {
             Request::Read { buffer, .. } => Some(buffer),
             request => {
@@ -280,7 +300,8 @@ impl World {
                 None
             }
         };
-        Outcome { result: Err(error.error()), buffer }
+        let failed_change = changed.map(|file| (file, self.files[file.0].last_change()));
+        Outcome { result: Err(error.error()), buffer, failed_change }
     }
 
     fn name_of(&self, request: &Request) -> String {
@@ -315,9 +336,11 @@ impl World {
     fn answer(&mut self, request: Request) -> Outcome {
         if let Request::Read { file, offset, mut buffer } = request {
             let result = self.files[file.0].read(offset, &mut buffer);
-            return Outcome { result: result.map(|()| Answer::Done), buffer: Some(buffer) };
+            let (result, buffer) = (result.map(|()| Answer::Done), Some(buffer));
+            return Outcome { result, buffer, failed_change: None };
         }
-        Outcome { result: self.answer_without_buffer(request), buffer: None }
+        let result = self.answer_without_buffer(request);
+        Outcome { result, buffer: None, failed_change: None }
     }
 
     fn answer_without_buffer(&mut self, request: Request) -> io::Result<Answer> {
