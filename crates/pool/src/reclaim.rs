@@ -4,7 +4,7 @@
 //! survivor that takes its users, in the order of the disk. `merge.rs` compares and repoints; what a pair
 //! looked like when it was found is only a hint there. Nothing of a pass is kept: cut off anywhere, what
 //! was repointed stays so, like any other change, and the next pass finds the rest.
-//! See docs/decisions/0009-reclaim.md.
+//! See docs/decisions/0011-reclaim.md.
 
 mod heal;
 mod merge;

@@ -97,7 +97,7 @@ impl<E: Exports> Link<E> {
         has_input && self.end.is_none() && has_room
     }
 
-    /// Reads once; the requests that came are in [`Link::take_batch`].
+    /// Reads once; the requests that came are in [`Link::batch`].
     pub(super) fn read(&mut self, limits: &Limits) {
         let mut room = Room { requests: self.requests_in_flight, bytes: self.bytes_in_flight };
         let read = self.reader.read(self.seat.socket(), |weight| room.admit(weight, limits));
