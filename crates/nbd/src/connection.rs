@@ -8,7 +8,7 @@
 //! queued for as many threads as are needed to keep the disk busy, up to the limit.
 //!
 //! What always holds: one thread reads, one sends; a thread that drives a device's future never
-//! waits for the client meanwhile; requests are admitted ([`State::admit`]) before their payload has
+//! waits for the client meanwhile; requests are admitted ([`InFlight::admit`]) before their payload has
 //! memory, and charged until their replies are sent; nothing is read while the queue holds
 //! requests; the device is closed before the connection's last event.
 
@@ -18,7 +18,7 @@ mod pace;
 pub(crate) mod reader;
 mod work;
 
-use crate::exports::{ClientInfo, Counts, EndReason, Event, Exports, Limits};
+use crate::exports::{ClientInfo, Counts, EndReason, Event, Exports, InFlight, Limits};
 use crate::handshake::{Agreement, Catalogue};
 use crate::reply::Batch;
 use crate::server::{Seat, Shared};
@@ -132,8 +132,7 @@ struct State<D> {
     sending: bool,
     /// The socket takes no more replies.
     broken: bool,
-    requests_in_flight: usize,
-    bytes_in_flight: u64,
+    in_flight: InFlight,
     threads: usize,
     threads_idle: usize,
     end: Option<EndReason>,
@@ -151,8 +150,7 @@ impl<D: BlockDevice> State<D> {
             outbox: Batch::default(),
             sending: false,
             broken: false,
-            requests_in_flight: 0,
-            bytes_in_flight: 0,
+            in_flight: InFlight::default(),
             threads: 1,
             threads_idle: 0,
             end: None,
@@ -162,31 +160,13 @@ impl<D: BlockDevice> State<D> {
         }
     }
 
-    fn may_admit(&self, weight: u64, limits: &Limits) -> bool {
-        self.requests_in_flight == 0
-            || (self.requests_in_flight < limits.requests
-                && self.bytes_in_flight.saturating_add(weight) <= limits.bytes)
-    }
-
-    /// Charges a request of `weight` payload bytes, if there is room.
-    fn admit(&mut self, weight: u64, limits: &Limits) -> bool {
-        let admitted = self.may_admit(weight, limits);
-        if admitted {
-            self.requests_in_flight += 1;
-            self.bytes_in_flight += weight;
-        }
-        admitted
-    }
-
-    fn release(&mut self, requests: usize, weight: u64) {
-        self.requests_in_flight -= requests;
-        self.bytes_in_flight -= weight;
-    }
-
     /// Whether it is time to read, and the reader is free.
     fn may_read(&self, limits: &Limits) -> bool {
         self.queue.is_empty()
-            && self.reader.as_ref().is_some_and(|reader| self.may_admit(reader.wants(), limits))
+            && self
+                .reader
+                .as_ref()
+                .is_some_and(|reader| self.in_flight.has_room(reader.wants(), limits))
     }
 
     fn must_send(&self) -> bool {
@@ -367,7 +347,7 @@ impl<E: Exports> Connection<E> {
         drop(state);
         let sent = if broken { Ok(()) } else { work::send(&self.socket, batch) };
         let mut state = self.lock();
-        state.release(batch.requests(), batch.weight());
+        state.in_flight.release(batch.requests(), batch.weight());
         batch.clear();
         if let Err(error) = sent {
             self.break_off(&mut state, EndReason::Broken(error.to_string()));

@@ -73,6 +73,37 @@ impl Default for Limits {
     }
 }
 
+/// What a connection was admitted for and has not been answered.
+#[derive(Debug, Default)]
+pub(crate) struct InFlight {
+    requests: usize,
+    bytes: u64,
+}
+
+impl InFlight {
+    /// Room for a request of `weight` payload bytes; one may always be in flight.
+    pub(crate) fn has_room(&self, weight: u64, limits: &Limits) -> bool {
+        self.requests == 0
+            || (self.requests < limits.requests
+                && self.bytes.saturating_add(weight) <= limits.bytes)
+    }
+
+    /// Charges a request, if there is room.
+    pub(crate) fn admit(&mut self, weight: u64, limits: &Limits) -> bool {
+        let admitted = self.has_room(weight, limits);
+        if admitted {
+            self.requests += 1;
+            self.bytes += weight;
+        }
+        admitted
+    }
+
+    pub(crate) fn release(&mut self, requests: usize, weight: u64) {
+        self.requests -= requests;
+        self.bytes -= weight;
+    }
+}
+
 /// What one connection asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {

@@ -45,8 +45,8 @@ impl<'a, E: Exports> Worker<'a, E> {
     pub(super) fn read(&mut self, mut reader: Box<Reader>) {
         let connection = self.connection;
         let limits = &connection.shared.limits;
-        let read =
-            reader.read(&connection.socket, |weight| connection.lock().admit(weight, limits));
+        let read = reader
+            .read(&connection.socket, |weight| connection.lock().in_flight.admit(weight, limits));
         let mut batch = std::mem::take(&mut reader.batch);
         if let Err(reason) = read {
             let mut state = connection.lock();

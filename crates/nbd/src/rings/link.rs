@@ -3,7 +3,7 @@
 use crate::connection::Opened;
 use crate::connection::reader::Reader;
 use crate::execute::Outcome;
-use crate::exports::{ClientInfo, Counts, EndReason, Event, Exports, Limits};
+use crate::exports::{ClientInfo, Counts, EndReason, Event, Exports, InFlight, Limits};
 use crate::reply::{Answer, Batch};
 use crate::server::{Seat, Shared};
 use crate::transmission::Terms;
@@ -32,8 +32,7 @@ pub(super) struct Link<E: Exports> {
     /// The socket takes no more for now.
     pub(super) blocked: bool,
     outbox: Batch,
-    requests_in_flight: usize,
-    bytes_in_flight: u64,
+    in_flight: InFlight,
     failures: u64,
     /// Requests whose futures are not done.
     running: usize,
@@ -67,8 +66,7 @@ impl<E: Exports> Link<E> {
             hung_up: false,
             blocked: false,
             outbox: Batch::default(),
-            requests_in_flight: 0,
-            bytes_in_flight: 0,
+            in_flight: InFlight::default(),
             failures: 0,
             running: 0,
             end: None,
@@ -91,18 +89,16 @@ impl<E: Exports> Link<E> {
 
     /// Whether there is something to read and room for it.
     pub(super) fn may_read(&self, limits: &Limits) -> bool {
-        let room = Room { requests: self.requests_in_flight, bytes: self.bytes_in_flight };
-        let has_room = self.reader.is_within_payload() || room.has(self.reader.wants(), limits);
+        let has_room =
+            self.reader.is_within_payload() || self.in_flight.has_room(self.reader.wants(), limits);
         let has_input = self.hung_up || !self.reader.is_drained();
         has_input && self.end.is_none() && has_room
     }
 
     /// Reads once; the requests that came are in [`Link::batch`].
     pub(super) fn read(&mut self, limits: &Limits) {
-        let mut room = Room { requests: self.requests_in_flight, bytes: self.bytes_in_flight };
-        let read = self.reader.read(self.seat.socket(), |weight| room.admit(weight, limits));
-        self.requests_in_flight = room.requests;
-        self.bytes_in_flight = room.bytes;
+        let in_flight = &mut self.in_flight;
+        let read = self.reader.read(self.seat.socket(), |weight| in_flight.admit(weight, limits));
         if let Err(reason) = read {
             self.end.get_or_insert(reason);
         }
@@ -144,8 +140,7 @@ impl<E: Exports> Link<E> {
     /// The device panicked: the client gets no answer, and the connection ends.
     pub(super) fn defect(&mut self, weight: u64) {
         self.running -= 1;
-        self.requests_in_flight -= 1;
-        self.bytes_in_flight -= weight;
+        self.in_flight.release(1, weight);
         self.break_off(EndReason::Defect);
     }
 
@@ -159,8 +154,7 @@ impl<E: Exports> Link<E> {
     }
 
     fn forget_outbox(&mut self) {
-        self.requests_in_flight -= self.outbox.requests();
-        self.bytes_in_flight -= self.outbox.weight();
+        self.in_flight.release(self.outbox.requests(), self.outbox.weight());
         self.outbox.clear();
     }
 
@@ -208,29 +202,5 @@ impl<E: Exports> Link<E> {
         let reason = seat.reason(end.unwrap_or(EndReason::Defect));
         let (client, name) = (&client, Some(name.as_str()));
         shared.report(Event::Disconnected { client, name, reason: &reason, counts });
-    }
-}
-
-/// What a connection has in flight.
-struct Room {
-    requests: usize,
-    bytes: u64,
-}
-
-impl Room {
-    /// Room for a request of `weight` payload bytes; one may always be in flight.
-    fn has(&self, weight: u64, limits: &Limits) -> bool {
-        self.requests == 0
-            || (self.requests < limits.requests
-                && self.bytes.saturating_add(weight) <= limits.bytes)
-    }
-
-    fn admit(&mut self, weight: u64, limits: &Limits) -> bool {
-        let admitted = self.has(weight, limits);
-        if admitted {
-            self.requests += 1;
-            self.bytes += weight;
-        }
-        admitted
     }
 }
