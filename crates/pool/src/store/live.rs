@@ -21,9 +21,9 @@ pub struct Store<D: Directory> {
     pub(super) directory: Arc<D>,
     pub(super) header: LogHeader,
     epoch: u64,
-    pub(super) log: async_lock::Mutex<Log<D::Disk>>,
+    pub(super) log: tokio::sync::Mutex<Log<D::Disk>>,
     /// Held for a whole checkpoint, so that there is one at a time. Taken before `log`.
-    pub(super) folding: async_lock::Mutex<Folding>,
+    pub(super) folding: tokio::sync::Mutex<Folding>,
     shared: Mutex<Shared<D::Disk>>,
 }
 
@@ -239,7 +239,7 @@ impl<D: Directory> Store<D> {
             directory,
             header: log.header,
             epoch: log.recovery.epoch.saturating_add(1),
-            log: async_lock::Mutex::new(Log {
+            log: tokio::sync::Mutex::new(Log {
                 disk: log.disk,
                 ring,
                 last_number: log.last_number,
@@ -247,7 +247,7 @@ impl<D: Directory> Store<D> {
                 last_kind: log.last_kind,
                 manifest: log.manifest_number,
             }),
-            folding: async_lock::Mutex::new(Folding { next_part }),
+            folding: tokio::sync::Mutex::new(Folding { next_part }),
             shared: Mutex::new(shared),
         }
     }
@@ -272,7 +272,7 @@ impl<D: Directory> Store<D> {
         &self,
         class: Class,
         payload_bytes: usize,
-    ) -> Result<async_lock::MutexGuard<'_, Log<D::Disk>>> {
+    ) -> Result<tokio::sync::MutexGuard<'_, Log<D::Disk>>> {
         let bytes = batch::batch_bytes(payload_bytes) as u64;
         loop {
             let log = self.log.lock().await;
