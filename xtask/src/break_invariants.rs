@@ -1,4 +1,4 @@
-//! Breaks one rule of the engine after the other and sees whether the simulation notices.
+//! Breaks one rule after the other and sees whether the simulation notices.
 //!
 //! A break is a name in [`breaks::BREAKS`] and one or more `broken("name")` in the engine. The two
 //! must agree before anything is run: a name that no code asks about would break nothing, and one
@@ -10,7 +10,7 @@ mod simulation;
 mod source;
 
 use crate::{Unclear, cargo, repository, target_directory};
-use breaks::{BREAKS, Break, SEEN_BY_REAL};
+use breaks::{BREAKS, Break, SEEN_BY_PROCESSES, SEEN_BY_REAL};
 use simulation::{Simulation, Verdict};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -20,6 +20,7 @@ usage: cargo xtask break-invariants [--seeds N] [--real] [--list] [NAME...]
 
 Builds the engine with the feature break-invariants, runs the simulation once
 unbroken (it must pass) and then once for each deliberate break (it must fail).
+What takes several processes to show is judged by tests of crates/io in its place.
 
   --seeds N   run seeds 0 to N-1 in each run (500)
   --real      let the real stack judge (as root): power cuts below the program on
@@ -53,12 +54,28 @@ pub(crate) fn run(arguments: &[String]) -> Result<bool, Unclear> {
     }
     let asked = source::names_asked(&repository().join("crates"))?;
     agree(BREAKS, &asked)?;
-    let simulation = if request.real { real_stack()? } else { build(request.seeds)? };
-    if simulation.run(None)? != Verdict::Passed {
+    if request.real {
+        return try_before(&real_stack()?, &chosen);
+    }
+    let (by_processes, by_simulation): (Vec<&Break>, Vec<&Break>) =
+        chosen.into_iter().partition(|entry| SEEN_BY_PROCESSES.contains(&entry.name));
+    let mut caught = true;
+    if !by_processes.is_empty() {
+        caught &= try_before(&processes()?, &by_processes)?;
+    }
+    if !by_simulation.is_empty() {
+        caught &= try_before(&build(request.seeds)?, &by_simulation)?;
+    }
+    Ok(caught)
+}
+
+/// Sees whether a judge that passes the unbroken engine catches these.
+fn try_before(judge: &Simulation, breaks: &[&Break]) -> Result<bool, Unclear> {
+    if judge.run(None)? != Verdict::Passed {
         return Err("the unbroken engine does not pass, so a failure would show nothing".into());
     }
     println!("{:<10} {:<32} the unbroken engine", "passed", "-");
-    try_all(&chosen, |name| simulation.run(Some(name)))
+    try_all(breaks, |name| judge.run(Some(name)))
 }
 
 fn parse(arguments: &[String]) -> Result<Request, Unclear> {
@@ -135,20 +152,30 @@ fn build(seeds: u64) -> Result<Simulation, Unclear> {
 
 /// The test that cuts the power under the real program, built with its breakable engine.
 fn real_stack() -> Result<Simulation, Unclear> {
-    let target = target_directory().join("break-real");
-    let cargo = cargo();
-    let mut arguments: Vec<String> = ["test", "--quiet", "--package", "blockyard"]
-        .into_iter()
-        .chain(["--test", "power_loss", "--features", "blockyard-pool/break-invariants"])
-        .map(str::to_owned)
-        .collect();
+    let features = "blockyard-pool/break-invariants";
+    let program = ["--package", "blockyard", "--test", "power_loss", "--features", features];
+    tests("break-real", &program, &[])
+}
+
+/// The tests of the fence, which start other processes.
+fn processes() -> Result<Simulation, Unclear> {
+    let library = ["--package", "blockyard-io", "--lib", "--features", "break-invariants"];
+    tests("break-processes", &library, &["host::fence"])
+}
+
+/// `cargo test` as a judge, in a target directory of this name.
+fn tests(folder: &str, build: &[&str], chosen: &[&str]) -> Result<Simulation, Unclear> {
+    let target = target_directory().join(folder);
+    let mut arguments = vec!["test".to_owned(), "--quiet".to_owned()];
+    arguments.extend(build.iter().map(|word| (*word).to_owned()));
     arguments.extend(["--target-dir".to_owned(), target.display().to_string()]);
-    let status = self::cargo().args(&arguments).arg("--no-run").status()?;
+    let status = cargo().args(&arguments).arg("--no-run").status()?;
     if !status.success() {
         return Err("the breakable program does not build".into());
     }
     arguments.extend(["--", "--nocapture", "--test-threads", "1"].map(str::to_owned));
-    Simulation::new(cargo.get_program().into(), arguments, target.join("log"), TIME_LIMIT)
+    arguments.extend(chosen.iter().map(|test| (*test).to_owned()));
+    Simulation::new(cargo().get_program().into(), arguments, target.join("log"), TIME_LIMIT)
 }
 
 /// Prints a line for each break; true if all were caught.

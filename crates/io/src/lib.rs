@@ -5,9 +5,11 @@
 //! completion arrives; in the simulator, when the seed says so. Buffers are owned by the operation
 //! while it is in flight, so no implementation can be handed memory that goes away.
 
+mod breaks;
 mod host;
 mod ring;
 
+pub use breaks::broken;
 pub use host::{Fence, HostDirectory, HostDisk, HostOptions, MappedFile, PoolLock, boot_id};
 /// Drives a future on the calling thread; on the blocking implementations it never sleeps.
 pub use pollster::block_on;

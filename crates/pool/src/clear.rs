@@ -34,7 +34,7 @@ impl<D: Directory> Pool<D> {
             return Ok(Ok(()));
         }
         let mut data = self.read_for_update(image, cluster).await?;
-        if !crate::breaks::broken("I11-keep-cut-bytes") {
+        if !blockyard_io::broken("I11-keep-cut-bytes") {
             data[kept..].fill(0);
         }
         let pieces = [Piece { data: data.freeze() }];

@@ -38,7 +38,7 @@ impl<D: Directory> Pool<D> {
                 futures_lite::future::or(listener, stop).await;
                 continue;
             };
-            if !crate::breaks::broken("I2-commit-without-data") && self.sync_data().await.is_err() {
+            if !blockyard_io::broken("I2-commit-without-data") && self.sync_data().await.is_err() {
                 continue;
             }
             let mut state = self.lock();
@@ -182,12 +182,12 @@ impl<D: Directory> Pool<D> {
             (dirty, target)
         };
         if !dirty {
-            if !crate::breaks::broken("I5-flush-without-data") {
+            if !blockyard_io::broken("I5-flush-without-data") {
                 self.sync_data().await?;
             }
             self.lock().check_not_failed()?;
         }
-        if crate::breaks::broken("I5-flush-early") {
+        if blockyard_io::broken("I5-flush-early") {
             return Ok(());
         }
         self.wait_durable(target).await

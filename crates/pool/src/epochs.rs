@@ -39,7 +39,7 @@ impl Epochs {
 
     /// Whether all I/O of `epoch` and before has finished.
     pub(crate) fn is_over(&self, epoch: Epoch) -> bool {
-        crate::breaks::broken("I3-ignore-readers")
+        blockyard_io::broken("I3-ignore-readers")
             || self.in_flight.first_key_value().is_none_or(|(oldest, _)| *oldest > epoch.0)
     }
 

@@ -262,7 +262,7 @@ impl<D: Directory> Pool<D> {
             self.write_pages(&self.pages_to_write(*region)).await?;
         }
         self.sync_data().await?;
-        if !crate::breaks::broken("sync-hashes") {
+        if !blockyard_io::broken("sync-hashes") {
             self.sync_hashes().await?;
         }
         let mut state = self.lock();
@@ -308,7 +308,7 @@ impl<D: Directory> Pool<D> {
     /// Stops all changes for good and wakes everyone who waits.
     pub(crate) fn fail(&self, error: &Error) {
         let mut state = self.lock();
-        if !crate::breaks::broken("I12-go-on") {
+        if !blockyard_io::broken("I12-go-on") {
             state.fail(error.to_string());
         }
         state.note_progress();
@@ -376,7 +376,7 @@ impl<D: Directory> Pool<D> {
         }
         for ((cluster, watch), hash) in watched.iter().zip(hashes) {
             let unchanged =
-                state.regions.unwatch(*cluster, *watch) || crate::breaks::broken("I6-no-watch");
+                state.regions.unwatch(*cluster, *watch) || blockyard_io::broken("I6-no-watch");
             if unchanged && state.allocator.count(*cluster) > 0 {
                 state.regions.publish(*cluster, hash);
             }

@@ -6,7 +6,6 @@
 
 mod alloc;
 mod bitmap;
-mod breaks;
 mod check;
 mod checksum;
 mod clear;

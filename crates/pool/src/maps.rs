@@ -41,7 +41,7 @@ impl State {
 
     /// Whether a cluster may be overwritten: counted once, in memory and in the durable state.
     pub(crate) fn is_sole(&self, cluster: ClusterIndex) -> bool {
-        if crate::breaks::broken("I6-write-shared") {
+        if blockyard_io::broken("I6-write-shared") {
             return true;
         }
         self.allocator.count(cluster) == 1 && !self.recently_shared.contains_key(&cluster)
@@ -196,7 +196,7 @@ impl State {
         }
         let sole = !self.recently_shared.contains_key(&cluster);
         self.regions.break_watch(cluster);
-        if crate::breaks::broken("I3-free-at-once") {
+        if blockyard_io::broken("I3-free-at-once") {
             self.allocator.drop_reference(cluster);
             return;
         }

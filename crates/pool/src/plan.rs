@@ -234,7 +234,7 @@ impl State {
                 });
             }
         }
-        if crate::breaks::broken("I1-intent-late") {
+        if blockyard_io::broken("I1-intent-late") {
             return Ok(Some(targets));
         }
         let wait = !missing.is_empty();
@@ -309,7 +309,7 @@ impl State {
             return Ok(());
         }
         let freeing = !self.frees.is_empty() || !self.sweeps.is_empty();
-        if freeing && !crate::breaks::broken("I10-enospc-early") {
+        if freeing && !blockyard_io::broken("I10-enospc-early") {
             self.wanted.sync = true;
             return Ok(());
         }
@@ -389,7 +389,7 @@ impl State {
 
     /// Consecutive clusters of one region hold what has these hashes.
     fn publish(&mut self, first: ClusterIndex, hashes: &[ContentHash]) {
-        if crate::breaks::broken("I1-intent-late") {
+        if blockyard_io::broken("I1-intent-late") {
             self.request_intent(first.region());
         }
         match self.failed {

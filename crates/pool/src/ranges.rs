@@ -36,7 +36,7 @@ impl RangeTable {
         let clusters = &self.entries[&ticket].clusters;
         let mut earlier = self.entries.range(..ticket);
         !earlier.any(|(_, earlier)| overlap(&earlier.clusters, clusters))
-            || crate::breaks::broken("I7-no-order")
+            || blockyard_io::broken("I7-no-order")
     }
 
     /// Whether `ticket` may go ahead; if not, `waker` is woken when that may have changed.

@@ -149,7 +149,7 @@ impl Regions {
     pub(crate) fn load(&mut self, region: RegionIndex, record: RegionRecord) {
         match record {
             RegionRecord::Clear(checksums) => self.entry(region).checksums = checksums,
-            RegionRecord::Intent if crate::breaks::broken("I8-trust-all") => {
+            RegionRecord::Intent if blockyard_io::broken("I8-trust-all") => {
                 self.set_intent(region, Intent::Durable);
             }
             RegionRecord::Intent => self.distrust_region(region, Intent::Durable),
@@ -376,10 +376,10 @@ impl Regions {
     pub(crate) fn clear(&mut self, region: RegionIndex, changes: u64) -> Option<RegionRecord> {
         let waiting = self.pending.has_region(region);
         let quiet = self.hot.get(&region).is_none_or(|hot| {
-            let broken = crate::breaks::broken("I4-clear-while-written");
+            let broken = blockyard_io::broken("I4-clear-while-written");
             hot.in_flight == 0 && (hot.changes == changes || broken) && hot.untrusted.is_none()
         });
-        let waiting = waiting && !crate::breaks::broken("I4-clear-while-written");
+        let waiting = waiting && !blockyard_io::broken("I4-clear-while-written");
         let entry = *self.entry(region);
         if waiting || !quiet || entry.intent != Intent::Durable {
             return None;

@@ -289,7 +289,7 @@ impl State {
         keys.dedup();
         let changes: Vec<RecordChange> =
             keys.iter().map(|key| (*key, self.encode_record(*key))).collect();
-        if !crate::breaks::broken("I15-no-journal") {
+        if !blockyard_io::broken("I15-no-journal") {
             self.journal.append(self.generation, &changes);
         }
         if self.dirty.is_empty() {

@@ -1,4 +1,4 @@
-//! The deliberate breaks. Each name is asked about in the engine by `broken("name")`.
+//! The deliberate breaks. Each name is asked about where the rule is kept by `broken("name")`.
 
 /// One way to break one rule.
 pub(super) struct Break {
@@ -90,6 +90,7 @@ pub(super) const BREAKS: &[Break] = &[
         what: "a shrink leaves bytes behind the new end of the image",
     },
     Break { name: "I12-go-on", rule: "I12", what: "the pool goes on after a failed sync" },
+    Break { name: "I13-no-fence", rule: "I13", what: "files that receive I/O are not locked" },
     Break { name: "I15-no-journal", rule: "I15", what: "acknowledged changes are not journaled" },
     Break { name: "sync-log", rule: "I2", what: "the log is not synced" },
     Break { name: "sync-hashes", rule: "I4", what: "the hash table is not synced" },
@@ -100,6 +101,10 @@ pub(super) const BREAKS: &[Break] = &[
         what: "the names of checkpoint parts are not synced",
     },
 ];
+
+/// The breaks that take several processes to show, of which the simulation has one: tests of
+/// crates/io judge them.
+pub(super) const SEEN_BY_PROCESSES: &[&str] = &["I13-no-fence"];
 
 /// The breaks that power cuts under the real program on ext4 show, too (`--real`). The others need more
 /// than a power cut, or ext4 makes up for them: see docs/testing.md.

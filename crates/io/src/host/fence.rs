@@ -24,6 +24,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Takes the lock, trying for as long as `wait`; `ResourceBusy` if somebody else keeps it.
 pub(super) fn lock(file: impl AsFd, fence: Fence, wait: Duration) -> io::Result<()> {
+    if crate::broken("I13-no-fence") {
+        return Ok(());
+    }
     let operation = match fence {
         Fence::Exclusive => FlockOperation::NonBlockingLockExclusive,
         Fence::Shared => FlockOperation::NonBlockingLockShared,

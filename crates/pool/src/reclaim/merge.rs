@@ -159,7 +159,7 @@ impl<D: Directory> Pool<D> {
         };
         let contents = losers.chunks_exact(CLUSTER_SIZE).zip(survivors.chunks_exact(CLUSTER_SIZE));
         for (held, (of_loser, of_survivor)) in run.iter_mut().zip(contents) {
-            held.equal = of_loser == of_survivor || crate::breaks::broken("I9-hash-is-enough");
+            held.equal = of_loser == of_survivor || blockyard_io::broken("I9-hash-is-enough");
             if !held.equal {
                 self.judge_difference(held.pair, of_loser, of_survivor, work).await?;
             }
@@ -255,7 +255,7 @@ impl State {
         {
             return None;
         }
-        if !crate::breaks::broken("I6-reclaim-no-hold") {
+        if !blockyard_io::broken("I6-reclaim-no-hold") {
             self.hold_cluster(survivor);
         }
         let watches = (self.regions.watch(loser), self.regions.watch(survivor));
@@ -267,7 +267,7 @@ impl State {
             self.regions.unwatch(held.pair.loser, of_loser);
             self.regions.unwatch(held.pair.survivor, of_survivor);
         }
-        if !crate::breaks::broken("I6-reclaim-no-hold") {
+        if !blockyard_io::broken("I6-reclaim-no-hold") {
             self.release_cluster(held.pair.survivor);
         }
     }
@@ -277,13 +277,13 @@ impl State {
         let Pair { loser, survivor } = held.pair;
         let Some((of_loser, of_survivor)) = held.watches else { return false };
         let same_survivor = self.regions.is_watched(survivor, of_survivor)
-            || crate::breaks::broken("I6-reclaim-no-hold");
-        let same_loser = self.regions.is_watched(loser, of_loser)
-            || crate::breaks::broken("I6-reclaim-no-watch");
+            || blockyard_io::broken("I6-reclaim-no-hold");
+        let same_loser =
+            self.regions.is_watched(loser, of_loser) || blockyard_io::broken("I6-reclaim-no-watch");
         same_survivor
             && same_loser
             && self.is_candidate(survivor)
-            && (self.is_candidate(loser) || crate::breaks::broken("I6-reclaim-no-watch"))
+            && (self.is_candidate(loser) || blockyard_io::broken("I6-reclaim-no-watch"))
             && self.allocator.count(loser) as usize == users.len()
             && users.iter().all(|(cluster, user)| self.shows(*user, *cluster))
     }

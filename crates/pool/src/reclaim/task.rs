@@ -109,7 +109,7 @@ impl State {
     /// A write found no space and nothing is on its way to be free: true if reclaim may help and is under
     /// way, so that it must wait (I10).
     pub(crate) fn reclaim_may_help(&mut self, image: ImageId) -> bool {
-        if self.closing || crate::breaks::broken("I10-no-reclaim") {
+        if self.closing || blockyard_io::broken("I10-no-reclaim") {
             self.shortage.refused_at = Some(self.regions.published);
             return false;
         }

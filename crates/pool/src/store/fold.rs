@@ -93,7 +93,7 @@ impl<D: Directory> Store<D> {
                 }
             }
         }
-        if wrote && !crate::breaks::broken("sync-checkpoint-names") {
+        if wrote && !blockyard_io::broken("sync-checkpoint-names") {
             let synced = self.directory.sync().await;
             synced.map_err(|error| Error::io("sync of checkpoint", error))?;
         }

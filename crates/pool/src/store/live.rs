@@ -312,7 +312,7 @@ impl<D: Directory> Store<D> {
         let fuse = Fuse { store: self, offset: header.offset };
         let length = bytes.len() as u64;
         let written = match log.disk.write(header.offset, bytes).await {
-            Ok(()) if crate::breaks::broken("sync-log") => Ok(()),
+            Ok(()) if blockyard_io::broken("sync-log") => Ok(()),
             Ok(()) => log.disk.sync().await,
             failed => failed,
         };

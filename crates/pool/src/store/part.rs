@@ -147,7 +147,7 @@ impl BuiltPart {
             let end = bytes.len().min(start + WRITE_BYTES);
             disk.write(start as u64, bytes.slice(start..end)).await.map_err(failed)?;
         }
-        if !crate::breaks::broken("sync-checkpoint") {
+        if !blockyard_io::broken("sync-checkpoint") {
             disk.sync().await.map_err(failed)?;
         }
         Ok(Part { entry: self.entry, disk, index: self.index })
