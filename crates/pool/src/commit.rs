@@ -1,5 +1,6 @@
 //! Making changes durable. Two tasks: one captures completed changes and syncs the data, the other
-//! writes the log (I2). Intents and clears go to the log at once and never wait for a data sync.
+//! writes the log (I2). Intents that a write waits for go to the log at once; the others, and clears, go with
+//! the next of those, the next capture or the next tick. None of them waits for a data sync.
 //!
 //! One capture is in flight at a time, because the journal has two areas.
 
@@ -43,6 +44,7 @@ impl<D: Directory> Pool<D> {
             }
             let mut state = self.lock();
             state.log_queue.push_back(LogItem::Capture(generation, changes));
+            state.wanted.log = true;
             self.wake_wanted(state);
         }
         self.task_ended();
@@ -76,11 +78,14 @@ impl<D: Directory> Pool<D> {
         self.task_ended();
     }
 
-    /// As much of the queue, in its order, as one batch holds.
+    /// As much of the queue, in its order, as one batch holds; nothing until it is wanted.
     fn take_log_items(&self) -> Vec<LogItem> {
         let mut state = self.lock();
         if state.failed.is_some() {
             state.log_queue.clear();
+            return Vec::new();
+        }
+        if !std::mem::take(&mut state.wanted.log) {
             return Vec::new();
         }
         let bytes_max = self.store.batch_bytes_max();
@@ -93,6 +98,7 @@ impl<D: Directory> Pool<D> {
             }
             items.extend(state.log_queue.pop_front());
         }
+        state.wanted.log = !state.log_queue.is_empty();
         state.committing = !items.is_empty();
         items
     }
@@ -218,6 +224,7 @@ impl<D: Directory> Pool<D> {
             // It may be waiting for space to checkpoint.
             self.log_event.notify(usize::MAX);
         }
+        state.wanted.log = true;
         if now_ms / 1000 != state.space_retry_s {
             state.space_retry_s = now_ms / 1000;
             state.space_exhausted = false;

@@ -244,6 +244,10 @@ impl<D: Directory> Pool<D> {
         let regions: Vec<(RegionIndex, u64)> = {
             let mut state = self.lock();
             let cool_ms = if state.closing { 0 } else { state.options.region_cool_ms };
+            // Each round syncs data and hashes: regions that cool one after the other share one.
+            if state.now_ms < state.clear_after_ms && !state.closing {
+                return Ok(false);
+            }
             state.settle_free_clusters();
             let cool = state.regions.cool(state.now_ms, cool_ms);
             let undamaged = |region: &RegionIndex| {
@@ -257,6 +261,10 @@ impl<D: Directory> Pool<D> {
         };
         if regions.is_empty() {
             return Ok(false);
+        }
+        if regions.len() < CLEAR_BATCH {
+            let mut state = self.lock();
+            state.clear_after_ms = state.now_ms + state.options.region_cool_ms / 4;
         }
         for (region, _) in &regions {
             self.write_pages(&self.pages_to_write(*region)).await?;

@@ -241,6 +241,7 @@ impl State {
         for region in missing {
             self.request_intent(region);
         }
+        self.wanted.log |= wait;
         Ok(if wait { None } else { Some(targets) })
     }
 

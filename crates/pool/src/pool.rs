@@ -83,7 +83,8 @@ impl<D: Directory> Pool<D> {
         let sync = state.wanted.sync;
         // A failed pool does no background work: asked again it would only wake itself for ever.
         let maintenance = state.failed.is_none() && (state.wanted.space || state.wanted.hashes);
-        let log = !state.log_queue.is_empty();
+        state.wanted.log |= state.wanted.hashes || state.closing;
+        let log = state.wanted.log && !state.log_queue.is_empty();
         let reclaim = state.shortage.wanted;
         let progress = std::mem::take(&mut state.progressed);
         let wakers = std::mem::take(&mut state.wakers);

@@ -87,6 +87,9 @@ pub(crate) struct Wanted {
     pub(crate) sync: bool,
     pub(crate) space: bool,
     pub(crate) hashes: bool,
+    /// What waits in the log's queue is wanted now. Otherwise it waits for the next tick: intents of fresh
+    /// clusters and clears delay nobody, and each write of the log costs the disk a flush.
+    pub(crate) log: bool,
 }
 
 pub(crate) type Extents = HashMap<ExtentId, Box<ExtentState>, BuildHasherDefault<IdHasher>>;
@@ -169,6 +172,8 @@ pub(crate) struct State {
     /// Why the commit in flight does not get on.
     pub(crate) commit_waits: Option<String>,
     pub(crate) committed_ms: u64,
+    /// When clearing intents is worth its syncs again.
+    pub(crate) clear_after_ms: u64,
     pub(crate) vouched: bool,
     pub(crate) vouch_due: bool,
     /// The file system had no space when last asked.
@@ -241,6 +246,7 @@ impl State {
             committing: false,
             commit_waits: None,
             committed_ms: 0,
+            clear_after_ms: 0,
             vouched: true,
             vouch_due: false,
             space_exhausted: false,
