@@ -32,6 +32,9 @@ fuzz_target!(|bytes: &[u8]| {
     let mut buffer = vec![0; 64 << 10];
     let mut at = 0;
     for _ in 0..64 {
+        if at >= source.size() {
+            return;
+        }
         let Ok(run) = source.run_at(at) else { return };
         assert!(run.length > 0, "no progress at {at}");
         if !run.zero {
@@ -39,8 +42,5 @@ fuzz_target!(|bytes: &[u8]| {
             let _ = source.read(at, &mut buffer[..length]);
         }
         at += run.length;
-        if at >= source.size() {
-            return;
-        }
     }
 });

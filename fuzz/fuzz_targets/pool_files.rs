@@ -11,8 +11,9 @@ use libfuzzer_sys::fuzz_target;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const FILES: [&str; 4] = ["log", "data", "hashes", "checkpoint"];
 
@@ -51,8 +52,8 @@ fn make() -> Sample {
     let shape = CreateOptions {
         id: PoolId([7; 16]),
         hash: HashAlgorithm::Blake3,
-        log_segments: 4,
-        log_segment_bytes: 16 << 10,
+        log_segments: 8,
+        log_segment_bytes: 64 << 10,
         data_on_device: false,
         now_unix_s: 1,
     };
@@ -65,7 +66,16 @@ fn make() -> Sample {
 }
 
 fn fill(pool: &Arc<Pool<HostDirectory>>) {
+    let filled = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        // What is due in the engine is started by its clock.
+        scope.spawn(|| {
+            let start = Instant::now();
+            while !filled.load(Ordering::Relaxed) {
+                pool.tick(start.elapsed().as_millis() as u64);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
         scope.spawn(|| block_on(pool.run_sync()));
         scope.spawn(|| block_on(pool.run_commit()));
         scope.spawn(|| block_on(pool.run_maintenance()));
@@ -79,6 +89,7 @@ fn fill(pool: &Arc<Pool<HostDirectory>>) {
         block_on(volume.flush()).unwrap();
         drop(volume);
         block_on(pool.shutdown()).unwrap();
+        filled.store(true, Ordering::Relaxed);
     });
 }
 
