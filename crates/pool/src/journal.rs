@@ -55,9 +55,12 @@ impl Journal {
         epoch_min: u64,
     ) -> Result<Vec<Vec<RecordChange>>> {
         let bytes = memory.bytes();
-        let left_behind = (epoch_min..identity.epoch)
-            .map(|epoch| JournalIdentity { epoch, ..identity }.encode())
-            .any(|header| bytes.starts_with(&header));
+        let epoch =
+            bytes.get(40..48).and_then(|epoch| epoch.try_into().ok()).map(u64::from_le_bytes);
+        let left_behind =
+            epoch.filter(|epoch| (epoch_min..identity.epoch).contains(epoch)).is_some_and(
+                |epoch| bytes.starts_with(&JournalIdentity { epoch, ..identity }.encode()),
+            );
         if bytes.len() < 2 * HEADER_BYTES || !left_behind {
             return Ok(Vec::new());
         }
@@ -248,6 +251,9 @@ mod tests {
             [change(1, b"one"), change(1, b"two"), vec![(RecordKey::Extent(ExtentId(3)), None)]]
         );
         assert!(Journal::recover(&mut memory, identity(9), 5).unwrap().is_empty());
+        // An epoch that damage made huge is no reason to count up to it.
+        assert_eq!(Journal::recover(&mut memory, identity(u64::MAX), 4).unwrap(), all);
+        assert!(Journal::recover(&mut memory, identity(u64::MAX), 5).unwrap().is_empty());
         journal.reset(Generation(1));
         let mut memory = Memory(journal.memory.bytes().to_vec());
         assert_eq!(Journal::recover(&mut memory, identity(5), 4).unwrap().len(), 2);
