@@ -1,6 +1,6 @@
 //! Breaks one rule after the other and sees whether the simulation notices.
 //!
-//! A break is a name in [`breaks::BREAKS`] and one or more `broken("name")` in the engine. The two
+//! A break is a name in [`breaks::BREAKS`] and one or more `broken("name")` in the code. The two
 //! must agree before anything is run: a name that no code asks about would break nothing, and one
 //! that is missing here would never be tried. What a violation looks like is the simulation's
 //! business; here its exit code counts: 1, or 101 for a tripped assertion.
