@@ -6,6 +6,7 @@
 mod support;
 
 use std::fs::{self, File};
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use support::loop_device::{LoopDevice, SmallFileSystem};
 use support::{NbdClient, Place};
@@ -80,12 +81,18 @@ fn a_read_only_disk_is_said_to_be_one() {
     let place = Place::new();
     let file = place.path("device");
     File::create(&file).unwrap().set_len(64 << 20).unwrap();
+    // The pool remembers this name: attached anew, the device may get another, and its old one be another's.
+    let link = place.path("disk");
+    let data = link.to_str().unwrap();
     let Some(device) = LoopDevice::attach(&file, &[]) else { return };
-    place.serve(&["--data", &device.path]).stop();
+    symlink(&device.path, &link).unwrap();
+    place.serve(&["--data", data]).stop();
     drop(device);
     let Some(device) = LoopDevice::attach(&file, &["--read-only"]) else { return };
-    let message = place.fails(READ_ONLY, &["serve", "--data", &device.path]);
-    assert!(message.contains(&device.path) && message.contains("read-only"), "{message}");
+    fs::remove_file(&link).unwrap();
+    symlink(&device.path, &link).unwrap();
+    let message = place.fails(READ_ONLY, &["serve", "--data", data]);
+    assert!(message.contains(data) && message.contains("read-only"), "{message}");
     let message = place.fails(READ_ONLY, &["serve"]);
     assert!(message.contains("read-only"), "{message}");
 }
