@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// The largest piece moved at once: long enough for disks, and short enough to be in the
 /// processor's cache still when it is hashed.
-pub(super) const CHUNK_BYTES: u64 = 512 << 10;
+pub(super) const CHUNK_BYTES: u64 = 1 << 20;
 
 /// Where the data goes. Everything that is not written reads zero afterwards.
 pub(super) trait Sink: Sync {

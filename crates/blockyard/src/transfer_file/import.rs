@@ -22,9 +22,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// Reading, hashing and writing of several chunks overlap; more threads than that only compete
-/// with the guests.
-const THREADS: usize = 3;
+/// Reading, hashing and writing of several chunks overlap, and the disk always has one to write; more
+/// threads than that only compete with the guests.
+const THREADS: usize = 4;
 
 /// What an import stored. The image is visible under its name.
 #[derive(Debug)]
