@@ -36,7 +36,8 @@ pub trait Disk: Send + Sync + 'static {
     fn write(&self, offset: u64, data: Buffer) -> impl Future<Output = io::Result<()>>;
 
     /// Everything written and completed before the call is durable when it returns (fdatasync).
-    /// After an error the state of unsynced writes is unknown, for good.
+    /// After an error the state of unsynced writes is unknown, for good; no sync that overlaps one
+    /// that fails may succeed.
     fn sync(&self) -> impl Future<Output = io::Result<()>>;
 
     /// Length in bytes.

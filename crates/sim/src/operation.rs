@@ -48,6 +48,14 @@ impl Request {
         }
     }
 
+    /// The file a sync is of.
+    pub(crate) fn synced_file(&self) -> Option<FileId> {
+        match self {
+            Request::Sync { file, .. } => Some(*file),
+            _ => None,
+        }
+    }
+
     /// The file an operation of an open disk is for.
     pub(crate) fn file(&self) -> Option<FileId> {
         match self {
@@ -83,6 +91,12 @@ pub(crate) struct Outcome {
     /// A change that failed, and the number of what it left visible: a sync after the engine has
     /// seen the failure covers that, too.
     pub(crate) failed_change: Option<(FileId, u64)>,
+}
+
+impl Outcome {
+    pub(crate) fn failed(error: io::Error) -> Outcome {
+        Outcome { result: Err(error), buffer: None, failed_change: None }
+    }
 }
 
 pub(crate) type SharedWorld = Arc<Mutex<World>>;

@@ -3,7 +3,7 @@
 //! Each operation takes effect at one random moment and is answered at a later one. Which pending
 //! operation moves next is drawn from the world's generator; the executor decides when.
 
-use crate::fault::{self, Counters, Fault};
+use crate::fault::{self, Counters, Fault, FaultError};
 use crate::file::{Change, Losses, PAGE, SimFile};
 use crate::handle::{SimDirectory, SimMapped};
 use crate::names::{FileId, Names};
@@ -33,6 +33,7 @@ impl SimWorld {
             pending: Vec::new(),
             finished: BTreeMap::new(),
             next_operation: 0,
+            failing_syncs: Vec::new(),
             faults: Vec::new(),
             ignored_syncs: Vec::new(),
             capacity: None,
@@ -175,6 +176,8 @@ pub(crate) struct World {
     pending: Vec<Pending>,
     finished: BTreeMap<u64, Outcome>,
     next_operation: u64,
+    /// Syncs that have failed, but whose answers nobody has seen yet.
+    failing_syncs: Vec<(u64, FileId)>,
     faults: Vec<Fault>,
     ignored_syncs: Vec<String>,
     capacity: Option<u64>,
@@ -191,20 +194,21 @@ impl World {
             Request::SyncDirectory { sync_point } => *sync_point = self.names.sync_point(),
             _ => {}
         }
-        let stale = (process != self.process).then(|| Outcome {
-            result: Err(io::Error::other("this handle is of a process that crashed")),
-            buffer: None,
-            failed_change: None,
-        });
+        let error = if process != self.process {
+            Some(io::Error::other("this handle is of a process that crashed"))
+        } else {
+            self.overlapped_failure(&request)
+        };
+        let early = error.map(Outcome::failed);
         let transfers = matches!(request, Request::Read { .. } | Request::Write { .. });
         let slow = transfers && self.rng.u8(0..16) == 0;
-        self.pending.push(Pending { id, request: Some(request), outcome: stale, waker, slow });
+        self.pending.push(Pending { id, request: Some(request), outcome: early, waker, slow });
         id
     }
 
     pub(crate) fn take_finished(&mut self, id: u64) -> Option<Outcome> {
         let outcome = self.finished.remove(&id)?;
-        self.note_seen(&outcome);
+        self.note_seen(id, &outcome);
         Some(outcome)
     }
 
@@ -218,12 +222,12 @@ impl World {
     /// not; it does not fail.
     pub(crate) fn abandon(&mut self, id: u64) {
         if let Some(outcome) = self.finished.remove(&id) {
-            return self.note_seen(&outcome);
+            return self.note_seen(id, &outcome);
         }
         let Some(index) = self.pending.iter().position(|pending| pending.id == id) else { return };
         let pending = self.pending.remove(index);
         if let Some(outcome) = pending.outcome {
-            return self.note_seen(&outcome);
+            return self.note_seen(id, &outcome);
         }
         let Some(request) = pending.request else { return };
         let changed = change_of(&request).map(|(file, _)| file);
@@ -239,7 +243,8 @@ impl World {
     }
 
     /// A sync from now on covers what an operation changed whose end the engine knows of.
-    fn note_seen(&mut self, outcome: &Outcome) {
+    fn note_seen(&mut self, id: u64, outcome: &Outcome) {
+        self.failing_syncs.retain(|(sync, _)| *sync != id);
         let succeeded = match outcome.result {
             Ok(Answer::Changed(file, number)) => Some((file, number)),
             _ => None,
@@ -270,7 +275,11 @@ impl World {
         }
         if let Some(request) = self.pending[index].request.take() {
             if self.pending[index].outcome.is_none() {
+                let synced = request.synced_file();
                 let outcome = self.take_effect(request);
+                if let Some(file) = synced.filter(|_| outcome.result.is_err()) {
+                    self.fail_overlapping_syncs(self.pending[index].id, file);
+                }
                 self.pending[index].outcome = Some(outcome);
             }
             if self.rng.u8(0..4) == 0 {
@@ -280,6 +289,27 @@ impl World {
         let pending = self.pending.swap_remove(index);
         self.finished.insert(pending.id, pending.outcome?);
         Some(pending.waker)
+    }
+
+    /// The kernel tells a failure to one of several syncs; so a disk lets none succeed that overlaps
+    /// the one that failed.
+    fn fail_overlapping_syncs(&mut self, id: u64, file: FileId) {
+        self.failing_syncs.push((id, file));
+        for pending in &mut self.pending {
+            if pending.request.as_ref().and_then(Request::synced_file) == Some(file) {
+                pending.request = None;
+                pending.outcome = Some(Outcome::failed(FaultError::Io.error()));
+            }
+        }
+    }
+
+    /// The error of a sync that is asked for while another's failure is on its way.
+    fn overlapped_failure(&self, request: &Request) -> Option<io::Error> {
+        let file = request.synced_file()?;
+        self.failing_syncs
+            .iter()
+            .any(|(_, failing)| *failing == file)
+            .then(|| FaultError::Io.error())
     }
 
     fn take_effect(&mut self, request: Request) -> Outcome {

@@ -159,6 +159,27 @@ fn after_a_failed_sync_reads_show_what_no_later_sync_makes_durable() {
 }
 
 #[test]
+fn no_sync_succeeds_that_overlaps_one_that_fails() {
+    let mut both_failed = 0;
+    for seed in 0..200 {
+        let (world, mut executor, disk) = world_with_file(seed);
+        write(&mut executor, &disk, 0, 1).unwrap();
+        next_sync_fails(&world);
+        let (first, second) = (disk.clone(), disk);
+        let both = executor
+            .spawn(async move { futures_lite::future::zip(first.sync(), second.sync()).await });
+        executor.run_until(|| both.is_done());
+        let (first, second) = both.take().unwrap();
+        let failures = [first.is_err(), second.is_err()];
+        executor.cut_power();
+        let durable = peek(&world, 0) == vec![1; PAGE];
+        assert!(durable || !failures.contains(&false), "seed {seed}: a sync that succeeded");
+        both_failed += u32::from(failures == [true, true]);
+    }
+    assert!(both_failed > 20, "{both_failed} of 200 worlds");
+}
+
+#[test]
 fn dropping_the_cache_shows_what_a_failed_sync_lost() {
     let shown = (0..50).any(|seed| {
         let (world, mut executor, disk) = world_with_file(seed);
