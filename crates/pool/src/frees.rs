@@ -2,7 +2,7 @@
 //! drops the last reference is not durable, or I/O planned before is still in flight.
 
 use crate::epochs::{Epoch, Epochs};
-use blockyard_block::{ClusterIndex, ExtentId};
+use blockyard_block::{ClusterIndex, ExtentId, ImageId};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Numbers the captures of dirty metadata; a change made now is durable with its generation.
@@ -15,11 +15,15 @@ impl Generation {
     }
 }
 
+/// A slot of an extent, as an image's own.
+pub(crate) type User = (ImageId, ExtentId, usize);
+
 /// How a cluster came to wait.
 pub(crate) struct Freed {
     generation: Generation,
-    /// The slot that was the sole user, if one was: it may take the cluster back.
-    last_user: Option<(ExtentId, usize)>,
+    /// The slot that was the sole user, if one was: it may take the cluster back. With its image, since
+    /// the extent may have gone to a clone meanwhile.
+    last_user: Option<User>,
 }
 
 /// 1 GiB of clusters, some 15 MiB of memory.
@@ -38,19 +42,16 @@ impl PendingFrees {
         &mut self,
         cluster: ClusterIndex,
         generation: Generation,
-        last_user: Option<(ExtentId, usize)>,
+        last_user: Option<User>,
     ) {
         let previous = self.clusters.insert(cluster, Freed { generation, last_user });
         assert!(previous.is_none(), "a pending cluster is not freed again");
     }
 
-    /// Gives the cluster back to the slot that freed it. The durable state knows no other user, so
-    /// no one else can come to see what is written there. A commit in flight will not release it.
-    pub(crate) fn take_back(
-        &mut self,
-        cluster: ClusterIndex,
-        user: (ExtentId, usize),
-    ) -> Option<Freed> {
+    /// Gives the cluster back to the slot that freed it. The durable state knows no other user, and no
+    /// other image's I/O was planned there, so no one else can come to see what is written. A commit in
+    /// flight will not release it.
+    pub(crate) fn take_back(&mut self, cluster: ClusterIndex, user: User) -> Option<Freed> {
         self.clusters.get(&cluster).filter(|freed| freed.last_user == Some(user))?;
         self.clusters.remove(&cluster)
     }
@@ -106,7 +107,7 @@ impl PendingFrees {
 mod tests {
     use super::{Generation, PendingFrees};
     use crate::epochs::Epochs;
-    use blockyard_block::{ClusterIndex, ExtentId};
+    use blockyard_block::{ClusterIndex, ExtentId, ImageId};
 
     #[test]
     fn release_waits_for_the_commit_and_for_io_planned_before() {
@@ -125,10 +126,12 @@ mod tests {
     fn a_cluster_taken_back_is_not_released_by_the_commit_in_flight() {
         let mut epochs = Epochs::default();
         let mut frees = PendingFrees::default();
-        frees.push(ClusterIndex(2000), Generation(1), Some((ExtentId(9), 4)));
+        frees.push(ClusterIndex(2000), Generation(1), Some((ImageId(7), ExtentId(9), 4)));
         frees.capture(Generation(1), epochs.advance());
-        assert!(frees.take_back(ClusterIndex(2000), (ExtentId(9), 5)).is_none());
-        assert!(frees.take_back(ClusterIndex(2000), (ExtentId(9), 4)).is_some());
+        for other in [(ImageId(7), ExtentId(9), 5), (ImageId(8), ExtentId(9), 4)] {
+            assert!(frees.take_back(ClusterIndex(2000), other).is_none());
+        }
+        assert!(frees.take_back(ClusterIndex(2000), (ImageId(7), ExtentId(9), 4)).is_some());
         assert!(frees.release(Generation(1), &epochs).1.is_empty());
     }
 }

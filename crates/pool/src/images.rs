@@ -398,7 +398,7 @@ impl State {
         if slot > 0 && self.extent_at(&self.image(id)?.record, index).is_some() {
             let extent = self.own_extent(id, index);
             for slot in slot as usize..EXTENT_CLUSTERS {
-                self.set_slot(extent, slot, Slot::Zero);
+                self.set_slot((id, extent, slot), Slot::Zero);
             }
         }
         self.drop_extents_from(id, clusters.div_ceil(EXTENT_CLUSTERS as u64));

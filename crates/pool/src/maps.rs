@@ -5,7 +5,7 @@
 //! the one who lost it (I6). What loses its last user waits to be free (I3).
 
 use crate::extent::{Extent, Slot};
-use crate::frees::Generation;
+use crate::frees::{Generation, User};
 use crate::ranges::RangeTable;
 use crate::records::{ImageRecord, MapPage, RecordKey};
 use crate::regions::Intent;
@@ -181,12 +181,7 @@ impl State {
     }
 
     /// One reference less; at zero the cluster waits to be free (I3).
-    fn drop_reference(
-        &mut self,
-        cluster: ClusterIndex,
-        drop: Drop,
-        last_user: Option<(ExtentId, usize)>,
-    ) {
+    fn drop_reference(&mut self, cluster: ClusterIndex, drop: Drop, last_user: Option<User>) {
         if self.allocator.count(cluster) > 1 {
             self.allocator.drop_reference(cluster);
             if drop == Drop::Now {
@@ -241,9 +236,9 @@ impl State {
         self.drop_reference(from, Drop::Now, None);
     }
 
-    /// Changes one slot of an extent that its image owns. A new cluster is one the caller blocked
+    /// Changes one slot of an extent that the image owns. A new cluster is one the caller blocked
     /// when planning; it is counted from now on. The old one, if any, is dropped.
-    pub(crate) fn set_slot(&mut self, id: ExtentId, slot: usize, target: Slot) {
+    pub(crate) fn set_slot(&mut self, (image, id, slot): User, target: Slot) {
         let old = self.extents[&id].extent.slot(slot);
         if old == target {
             return;
@@ -260,7 +255,7 @@ impl State {
         if let Some(cluster) = old.cluster()
             && old.cluster() != target.cluster()
         {
-            self.drop_reference(cluster, Drop::Now, Some((id, slot)));
+            self.drop_reference(cluster, Drop::Now, Some((image, id, slot)));
         }
         self.touch(RecordKey::Extent(id));
     }

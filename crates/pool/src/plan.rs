@@ -6,6 +6,7 @@
 
 use crate::epochs::Epoch;
 use crate::extent::Slot;
+use crate::frees::User;
 use crate::regions::Intent;
 use crate::state::State;
 use blockyard_block::{
@@ -267,7 +268,7 @@ impl State {
             if let Some(place) = home
                 && !matches!(contents[step], Content::DataAnew(_))
                 && self.regions.intent(place.region()) == Intent::Durable
-                && let Some(freed) = self.frees.take_back(place, (extent, slot))
+                && let Some(freed) = self.frees.take_back(place, (image, extent, slot))
             {
                 taken_back.push((place, freed));
                 *target = if keep_only { Target::Reserve(place) } else { Target::Fresh(place) };
@@ -346,18 +347,19 @@ impl State {
                 (Target::Fresh(cluster), content) => {
                     self.regions.break_watch(cluster);
                     self.regions.write_ended(cluster.region());
-                    self.complete_fresh(extent, slot, cluster, content, written);
+                    let user = extent.map(|extent| (plan.image, extent, slot));
+                    self.complete_fresh(user, cluster, content, written);
                 }
                 (Target::Reserve(cluster), _) => {
                     self.regions.unpin_run(cluster, 1);
                     if let Some(extent) = extent {
                         self.regions.break_watch(cluster);
-                        self.set_slot(extent, slot, Slot::Reserved(cluster));
+                        self.set_slot((plan.image, extent, slot), Slot::Reserved(cluster));
                     }
                 }
                 (Target::Zero, _) => {
                     if let Some(extent) = extent {
-                        self.set_slot(extent, slot, Slot::Zero);
+                        self.set_slot((plan.image, extent, slot), Slot::Zero);
                     }
                 }
                 (Target::Keep, _) => {}
@@ -406,17 +408,17 @@ impl State {
 
     fn complete_fresh(
         &mut self,
-        extent: Option<blockyard_block::ExtentId>,
-        slot: usize,
+        user: Option<User>,
         cluster: ClusterIndex,
         content: Content,
         written: bool,
     ) {
-        let was_reserved =
-            extent.is_some_and(|id| self.extents[&id].extent.slot(slot) == Slot::Reserved(cluster));
-        match (extent, content) {
-            (Some(extent), Content::Data(hash) | Content::DataAnew(hash)) if written => {
-                self.set_slot(extent, slot, Slot::Data(cluster));
+        let was_reserved = user.is_some_and(|(_, extent, slot)| {
+            self.extents[&extent].extent.slot(slot) == Slot::Reserved(cluster)
+        });
+        match (user, content) {
+            (Some(user), Content::Data(hash) | Content::DataAnew(hash)) if written => {
+                self.set_slot(user, Slot::Data(cluster));
                 self.publish(cluster, &[hash]);
             }
             _ if was_reserved => self.regions.mark_untrusted(cluster),

@@ -236,3 +236,35 @@ fn a_pool_whose_log_waits_for_space_shuts_down_and_loses_nothing() {
         assert_eq!(read(&volume, 0, 4096).await, pattern(tag, 4096), "tag {tag}");
     });
 }
+
+#[test]
+fn a_slow_read_never_sees_what_is_written_to_a_clone_of_a_place_given_back() {
+    let mut overtaken = 0;
+    for seed in 0..100 {
+        let mut machine = Machine::new(seed);
+        let pool = machine.open();
+        let user = Arc::clone(&pool);
+        let volume = machine.run(async move {
+            user.create_image(&name("a"), 4 << 20, 1).await.unwrap();
+            let volume = user.open_image(&name("a"), client(true)).unwrap();
+            write(&volume, 0, &pattern(1, 8192)).await;
+            volume.flush().await.unwrap();
+            Arc::new(volume)
+        });
+        let reader = Arc::clone(&volume);
+        let slow = machine.executor.spawn(async move { read(&reader, 0, 4096).await });
+        let user = Arc::clone(&pool);
+        machine.run(async move {
+            volume.discard(0, 4096, false).await.unwrap();
+            user.clone_image(&name("a"), &name("b"), 1).await.unwrap();
+            // The extent's record stays with the clone.
+            write(&volume, 4096, &pattern(3, 4096)).await;
+            let clone = user.open_image(&name("b"), client(true)).unwrap();
+            write(&clone, 0, &pattern(2, 4096)).await;
+        });
+        overtaken += u32::from(!slow.is_done());
+        machine.executor.run_until(|| slow.is_done());
+        assert_ne!(slow.take().unwrap(), pattern(2, 4096), "seed {seed}: another image's data");
+    }
+    assert!(overtaken > 0, "no read was overtaken");
+}
