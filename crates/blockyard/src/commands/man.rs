@@ -8,6 +8,7 @@ use std::path::PathBuf;
 /// Write man pages into a folder, which is made if need be
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
+    /// The folder, such as /usr/local/share/man/man1
     #[arg(value_name = "DIR")]
     folder: PathBuf,
 }
