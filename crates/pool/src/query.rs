@@ -136,6 +136,14 @@ impl<D: Directory> Pool<D> {
         Ok(runs)
     }
 
+    /// Allocated clusters x 4096 bytes, without the walk over all maps that [`Pool::status`] is; `None`
+    /// once the pool has failed.
+    pub fn bytes_physical(&self) -> Option<u64> {
+        let state = self.lock();
+        let used = state.allocator.clusters_used() * CLUSTER_SIZE as u64;
+        state.failed.is_none().then_some(used)
+    }
+
     /// The pool as a whole. Never waits on I/O.
     pub fn status(&self) -> Result<PoolStatus> {
         let images: Vec<ImageId> = self.lock().names.values().copied().collect();

@@ -29,15 +29,11 @@ pub(crate) async fn watch(daemon: Arc<Daemon>) {
 /// Starts a job if one is due; the hashes there were when the last one began.
 fn look(daemon: &Arc<Daemon>, mark: u64, published: Option<u64>) -> Option<u64> {
     let now = daemon.pool.counters().hashes_published;
-    let Ok(status) = daemon.pool.status() else { return published };
-    if status.bytes_physical <= mark || published == Some(now) || status.failed.is_some() {
+    let above = daemon.pool.bytes_physical().and_then(|used| used.checked_sub(mark));
+    let Some(above) = above.filter(|above| *above > 0 && published != Some(now)) else {
         return published;
-    }
-    let options = ReclaimOptions {
-        target_bytes: Some(status.bytes_physical - mark),
-        runs_min: RUNS_MIN,
-        dry_run: false,
     };
+    let options = ReclaimOptions { target_bytes: Some(above), runs_min: RUNS_MIN, dry_run: false };
     match start_reclaim(daemon, options) {
         Ok(_) => Some(now),
         Err(_) => published,
