@@ -211,7 +211,7 @@ fn plan(flags: &Flags<'_>, full: bool) -> Result<Plan> {
         size: (gib * 1024.0) as u64 * (1 << 20),
         folder: folder.keep(),
         programs,
-        hook: std::env::var("BENCH_HOOK").ok(),
+        hook: std::env::var("BENCH_HOOK").ok().filter(|hook| !hook.is_empty()),
     })
 }
 

@@ -63,8 +63,28 @@ pub struct Reclaim {
 const WINDOW_PAIRS: usize = 32 << 10;
 /// With a target, long runs go first.
 const RUNS_FIRST: [u64; 2] = [64, 8];
-/// More parts than this help nobody.
+/// More parts than this help nobody; nor do more than so many for each that evenly spread hashes need.
 const PARTS_MAX: u64 = 1 << 20;
+const PARTS_FOR_ONE: u64 = 16;
+
+/// How a pass over a part of all hashes ended.
+enum Part {
+    Done,
+    Stopped,
+    /// There was no space to sort in: only what fitted into memory was looked at.
+    Cut(Error),
+}
+
+/// Lack of space for the files of a sort ends it early, and is not an error.
+fn or_cut(result: Result<bool>, cut: &mut Option<Error>) -> Result<bool> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::NoSpace => {
+            *cut = Some(error);
+            Ok(true)
+        }
+        result => result,
+    }
+}
 
 impl<D: Directory> Pool<D> {
     /// Shares equal clusters and frees all but one of each. `progress` is called after each step, some
@@ -90,43 +110,63 @@ impl<D: Directory> Pool<D> {
         let mut parts = 1;
         let mut part = 0;
         while part < parts {
-            match self.pass_over_part(part, parts, work).await {
-                Ok(true) => part += 1,
-                Ok(false) => return Ok(false),
-                Err(error) if error.kind() == ErrorKind::NoSpace && parts < PARTS_MAX => {
-                    let (used, records_max) = {
-                        let state = self.lock();
-                        (state.allocator.clusters_used(), state.options.sort_records_max as u64)
-                    };
-                    parts = (parts * 2).max(used / (records_max / 2).max(1));
-                    part = 0;
+            let freed = work.account.freed;
+            let cut = match self.pass_over_part(part, parts, work).await? {
+                Part::Done => {
+                    part += 1;
+                    continue;
+                }
+                Part::Stopped => return Ok(false),
+                Part::Cut(error) => error,
+            };
+            let records_max = self.lock().options.sort_records_max as u64;
+            let needed = (work.account.total / (records_max / 2).max(1)).max(1);
+            if work.account.freed - freed >= (records_max / 4).max(1) {
+                // More of the same content may be left.
+                if part == 0 {
                     work.begin_again();
                 }
-                Err(error) => return Err(error),
+            } else if parts < needed.saturating_mul(PARTS_FOR_ONE).min(PARTS_MAX) {
+                parts = (parts * 2).max(needed);
+                part = 0;
+                work.begin_again();
+            } else if work.options.dry_run {
+                return Err(cut);
+            } else {
+                // One content fills the memory, and little of it can go now.
+                part += 1;
             }
         }
         Ok(true)
     }
 
-    async fn pass_over_part(&self, part: u64, parts: u64, work: &mut Work<'_>) -> Result<bool> {
+    async fn pass_over_part(&self, part: u64, parts: u64, work: &mut Work<'_>) -> Result<Part> {
+        if !work.options.dry_run {
+            self.lock().check_writable()?;
+        }
+        let mut cut = None;
         let mut hashes = self.new_sorter();
-        let scanned = self.scan_part(part, parts, &mut hashes, work).await;
+        let scanned = or_cut(self.scan_part(part, parts, &mut hashes, work).await, &mut cut);
         let hashes = hashes.finish();
         let mut pairs = self.new_sorter();
-        let paired = match &scanned {
-            Ok(true) => pair_up(&hashes, &mut pairs).await,
-            _ => Ok(()),
+        let going_on = match scanned {
+            Ok(true) => or_cut(pair_up(&hashes, &mut pairs).await.map(|()| true), &mut cut),
+            stopped => stopped,
         };
         self.lock().sort_files += hashes.file_count() as u64;
         hashes.discard().await;
         let pairs = pairs.finish();
         self.lock().sort_files += pairs.file_count() as u64;
-        let applied = match (scanned, paired) {
-            (Ok(true), Ok(())) => self.apply_all(&pairs, work).await,
-            (scanned, paired) => scanned.and_then(|going_on| paired.map(|()| going_on)),
+        let applied = match going_on {
+            Ok(true) => self.apply_all(&pairs, work).await,
+            stopped => stopped,
         };
         pairs.discard().await;
-        applied
+        Ok(match (applied?, cut) {
+            (false, _) => Part::Stopped,
+            (true, None) => Part::Done,
+            (true, Some(error)) => Part::Cut(error),
+        })
     }
 
     pub(crate) fn new_sorter(&self) -> Sorter<D> {
@@ -271,9 +311,4 @@ impl Work<'_> {
     fn goes_on(&mut self) -> bool {
         (self.progress)(&self.account)
     }
-}
-
-/// The error for a pool that cannot be changed now.
-fn stopped() -> Error {
-    Error::new(ErrorKind::ShutDown, "the daemon is shutting down")
 }

@@ -83,6 +83,34 @@ fn a_full_pool_takes_what_it_has_already_and_refuses_only_what_is_new() {
     });
 }
 
+#[test]
+fn without_space_to_sort_in_a_content_that_fills_the_memory_is_shared_all_the_same() {
+    for seed in 0..10 {
+        let mut machine = Machine::new(seed);
+        let pool = machine.open();
+        let world = machine.world.clone();
+        machine.run(async move {
+            pool.create_image(&name("a"), 16 << 20, 1).await.unwrap();
+            let a = pool.open_image(&name("a"), client(true)).unwrap();
+            // Sorts keep 100 records in memory.
+            let content: Vec<u8> =
+                (0..900).map(|at| if at % 9 == 0 { at as u8 } else { 7 }).collect();
+            write(&a, 0, &clusters(content.clone())).await;
+            a.flush().await.unwrap();
+            let distinct = content.iter().collect::<std::collections::BTreeSet<_>>().len() as u64;
+            world.set_capacity(Some(0));
+            let dry = ReclaimOptions { dry_run: true, ..Default::default() };
+            let refused = pool.reclaim(dry, |_| true).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::NoSpace);
+            let found = reclaim(&pool, ReclaimOptions::default()).await;
+            assert_eq!(found.freed, 900 - distinct, "seed {seed}: {found:?}");
+            world.set_capacity(None);
+            assert_eq!(pool.bytes_unique().await.unwrap(), Some(distinct * CLUSTER as u64));
+            assert_eq!(read(&a, 0, 900 * CLUSTER as u64).await, clusters(content));
+        });
+    }
+}
+
 /// Makes the hash table say that two clusters of different content have the same hash, with the checksum
 /// that the metadata knows: CRC-32C is linear, so four bytes of an unused place can make up for it.
 fn forge(page: &mut [u8], from: usize, to: usize, unused: usize) {

@@ -51,10 +51,12 @@ impl<D: Directory> Sorter<D> {
         self.memory.sort_unstable();
         let name = format!("index/{}-{:04}", self.prefix, self.runs.len());
         let disk = self.directory.create(&name).await.map_err(failed)?;
-        let records = self.memory.len() as u64;
-        self.runs.push(Run { disk, records });
-        let run = &self.runs[self.runs.len() - 1];
-        write_records(&run.disk, 0, &self.memory).await?;
+        if let Err(error) = write_records(&disk, 0, &self.memory).await {
+            drop(disk);
+            let _ = self.directory.remove(&name).await;
+            return Err(error);
+        }
+        self.runs.push(Run { disk, records: self.memory.len() as u64 });
         self.memory.clear();
         Ok(())
     }

@@ -7,8 +7,8 @@
 //! loser is known, do all of them get the survivor instead, in one transaction; the loser is then free by
 //! the rules for every freed cluster (I3). Dropped anywhere, the holds are given back.
 
+use super::Work;
 use super::users::{User, Users};
-use super::{Work, stopped};
 use crate::pool::Pool;
 use crate::records::RecordKey;
 use crate::regions::{Intent, Watch};
@@ -236,9 +236,9 @@ impl<D: Directory> Pool<D> {
         state.wanted.sync |= !done;
         state.seal();
         let seen = state.progress;
-        let stopping = state.failed.is_some() || state.closing;
+        let may_go_on = state.check_writable();
         self.wake_wanted(state);
-        if stopping { Err(stopped()) } else { Ok((!done).then_some(seen)) }
+        may_go_on.map(|()| (!done).then_some(seen))
     }
 }
 
