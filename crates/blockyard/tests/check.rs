@@ -193,3 +193,27 @@ fn a_scrub_names_image_and_offset_of_what_rotted() {
     }
     drop(daemon);
 }
+
+#[test]
+fn an_export_of_a_damaged_image_leaves_out_what_rotted_and_says_where() {
+    let place = Place::new();
+    let daemon = serve(&place);
+    for index in [3, 4, 39] {
+        flip(&place.pool().join("data"), stored_at(&place.pool(), index) + 17);
+    }
+    let file = place.path("web.img");
+    let report =
+        place.ok(&["image", "export", "--damaged", "--json", "web", file.to_str().unwrap()]);
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["bytes_unreadable"], 3 * 4096, "{report}");
+    let place_of = |index: usize, clusters: usize| json!({"offset": (1 << 20) + index * 4096, "length": clusters * 4096});
+    assert_eq!(report["unreadable"], json!([place_of(3, 2), place_of(39, 1)]), "{report}");
+    let mut expected = content();
+    for index in [3, 4, 39] {
+        expected[index * 4096..(index + 1) * 4096].fill(0);
+    }
+    let exported = fs::read(&file).unwrap();
+    assert_eq!(exported.len(), 16 << 20);
+    assert!(exported[1 << 20..][..expected.len()] == expected);
+    drop(daemon);
+}

@@ -37,6 +37,13 @@ impl<D: Directory> Volume<D> {
         self.image
     }
 
+    /// One whole cluster, compared with its hash: `Corrupt` if it does not match and no equal cluster heals it.
+    /// Waits for writes to it; of an untrusted cluster nothing is known to compare it with.
+    pub async fn read_compared(&self, cluster: u64) -> Result<Buffer> {
+        let _turn = self.pool.take_turn(self.image, cluster..cluster + 1).await?;
+        Ok(self.pool.read_for_update(self.image, cluster).await?.freeze())
+    }
+
     fn check_writes(&self) -> Result<()> {
         match self.client.writes {
             true => Ok(()),

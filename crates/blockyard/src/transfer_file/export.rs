@@ -57,7 +57,8 @@ pub(crate) fn export_file<D: Directory>(
     job: &JobHandle,
 ) -> Result<Exported> {
     let volume = pool.open_image(name, client())?;
-    write_file(&volume, request, &Progress::of(job))
+    let read_cluster = |cluster| block_on(volume.read_compared(cluster));
+    write_file(&volume, &read_cluster, request, &Progress::of(job))
 }
 
 /// Writes the image to `target`, raw and with its zeros.
@@ -67,7 +68,7 @@ pub(crate) fn export_stream<D: Directory>(
     target: &mut dyn Write,
 ) -> Result<()> {
     let volume = pool.open_image(name, client())?;
-    write_stream(&DeviceSource { device: &volume, around: None }, target, &Progress::unseen())
+    write_stream(&DeviceSource { device: &volume, salvage: None }, target, &Progress::unseen())
 }
 
 /// An export is listed among the image's clients. Its number cannot meet one of a connection,
@@ -83,13 +84,18 @@ fn client() -> Client {
     }
 }
 
+/// One whole cluster, compared with its hash.
+type ReadCluster<'a> = &'a (dyn Fn(u64) -> Result<Buffer> + Sync);
+
 fn write_file<B: BlockDevice>(
     device: &B,
+    read_cluster: ReadCluster<'_>,
     request: &ExportFile,
     progress: &Progress<'_>,
 ) -> Result<Exported> {
     let unreadable = Unreadable::default();
-    let source = DeviceSource { device, around: request.damaged.then_some(&unreadable) };
+    let salvage = Salvage { read_cluster, unreadable: &unreadable };
+    let source = DeviceSource { device, salvage: request.damaged.then_some(salvage) };
     let path = Path::new(&request.path);
     progress.set_total(source.size());
     if std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device()) {
@@ -188,8 +194,32 @@ impl Sink for Qcow2Sink<'_> {
 /// An image as something to read.
 struct DeviceSource<'a, B> {
     device: &'a B,
-    /// Goes on after what cannot be read, and notes it here.
-    around: Option<&'a Unreadable>,
+    salvage: Option<Salvage<'a>>,
+}
+
+/// Goes on after what cannot be read, or is not what was written, and notes it.
+struct Salvage<'a> {
+    read_cluster: ReadCluster<'a>,
+    unreadable: &'a Unreadable,
+}
+
+impl Salvage<'_> {
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let size = CLUSTER_SIZE as u64;
+        self.unreadable.read_around(offset, buffer, |at, part| {
+            match (self.read_cluster)(at / size) {
+                Ok(cluster) => {
+                    let within = (at % size) as usize;
+                    part.copy_from_slice(&cluster[within..within + part.len()]);
+                    Ok(true)
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::Io | ErrorKind::Corrupt) => {
+                    Ok(false)
+                }
+                Err(error) => Err(error),
+            }
+        })
+    }
 }
 
 impl<B: BlockDevice> Source for DeviceSource<'_, B> {
@@ -206,13 +236,9 @@ impl<B: BlockDevice> Source for DeviceSource<'_, B> {
     }
 
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        let Err(error) = self.read_whole(offset, buffer) else { return Ok(()) };
-        match self.around {
-            Some(around) if matches!(error.kind(), ErrorKind::Io | ErrorKind::Corrupt) => {
-                around.read_around(offset, buffer, |at, part| self.read_whole(at, part));
-                Ok(())
-            }
-            _ => Err(error),
+        match &self.salvage {
+            Some(salvage) => salvage.read(offset, buffer),
+            None => self.read_whole(offset, buffer),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What an export with `--damaged` could not read: zeros stand in its place, and it is told where.
+//! What an export with `--damaged` could not read, or does not match its hash: zeros stand in its place, and
+//! it is told where.
 
 use blockyard_block::CLUSTER_SIZE;
 use std::sync::{Mutex, PoisonError};
@@ -20,25 +21,26 @@ pub(super) struct Unreadable {
 }
 
 impl Unreadable {
-    /// Reads cluster by cluster with `read`; zeros and a note where that fails.
+    /// Reads cluster by cluster with `read`; zeros and a note where that is false.
     pub(super) fn read_around<E>(
         &self,
         offset: u64,
         buffer: &mut [u8],
-        read: impl Fn(u64, &mut [u8]) -> Result<(), E>,
-    ) {
+        read: impl Fn(u64, &mut [u8]) -> Result<bool, E>,
+    ) -> Result<(), E> {
         let mut at = 0;
         while at < buffer.len() {
             let position = offset + at as u64;
             let to_end = CLUSTER_SIZE - (position % CLUSTER_SIZE as u64) as usize;
             let end = buffer.len().min(at + to_end);
             let part = &mut buffer[at..end];
-            if read(position, part).is_err() {
+            if !read(position, part)? {
                 part.fill(0);
                 self.note(UnreadableRun { offset: position, length: part.len() as u64 });
             }
             at = end;
         }
+        Ok(())
     }
 
     fn note(&self, run: UnreadableRun) {
@@ -69,10 +71,10 @@ mod tests {
         let bad = |at: u64| (8192..16384).contains(&at);
         let read = |at: u64, part: &mut [u8]| {
             part.fill(7);
-            if bad(at) { Err(()) } else { Ok(()) }
+            Ok::<bool, ()>(!bad(at))
         };
         let mut buffer = vec![1; 20000];
-        unreadable.read_around(512, &mut buffer, read);
+        unreadable.read_around(512, &mut buffer, read).unwrap();
         let zeros = 8192 - 512..16384 - 512;
         assert!(
             buffer

@@ -13,7 +13,13 @@ use std::path::Path;
 fn write(content: &[u8], path: &Path, format: FileFormat, overwrite: bool) -> Result<Exported> {
     let path = path.to_str().unwrap().to_owned();
     let image = MemoryImage::of(content.to_vec());
-    write_file(&image, &ExportFile { path, format, overwrite, damaged: false }, &Progress::unseen())
+    let read_cluster = |_| unreachable!("only to salvage");
+    write_file(
+        &image,
+        &read_cluster,
+        &ExportFile { path, format, overwrite, damaged: false },
+        &Progress::unseen(),
+    )
 }
 
 fn export(content: &[u8], path: &Path, format: FileFormat) {
@@ -57,8 +63,12 @@ fn an_export_to_a_stream_is_the_raw_disk() {
     let content = disk_content(3 << 20, 56);
     let mut written = Vec::new();
     let image = MemoryImage::of(content.clone());
-    write_stream(&DeviceSource { device: &image, around: None }, &mut written, &Progress::unseen())
-        .unwrap();
+    write_stream(
+        &DeviceSource { device: &image, salvage: None },
+        &mut written,
+        &Progress::unseen(),
+    )
+    .unwrap();
     assert!(written == content);
 }
 
