@@ -10,18 +10,10 @@ use crate::manage::NOW_UNIX_S;
 use crate::model::Change;
 use crate::report::Count;
 use blockyard_block::{
-    BlockDevice, Buffer, CLUSTER_SIZE, ContentHash, EXTENT_SIZE, Error, ErrorKind, HashAlgorithm,
-    Result, Segment,
+    BlockDevice, Buffer, CLUSTER_SIZE, ContentHash, EXTENT_SIZE, Error, ErrorKind, Result, Segment,
 };
-use blockyard_pool::{Client as PoolClient, ExtentHashes, Receive, root_hash};
+use blockyard_pool::{Client as PoolClient, Receive, root_hash};
 use std::rc::Rc;
-
-/// An extent of the source, as it was told.
-struct Told {
-    index: u64,
-    summary: ContentHash,
-    hashes: ExtentHashes,
-}
 
 impl Client {
     /// Makes a new image from what another is told to hold; now and then it is dropped half way.
@@ -58,13 +50,13 @@ impl Client {
         if volume.size() != size {
             return Err(Error::new(ErrorKind::Busy, "the source was resized before"));
         }
-        let told = tell(&volume, context.scenario.hash).await?;
-        let summaries: Vec<(u64, ContentHash)> =
-            told.iter().map(|told| (told.index, told.summary)).collect();
         let mut receive = pool.begin_receive(&image_name(name), size, NOW_UNIX_S).await?;
         let polls = if context.one_in(8) { context.below(200) } else { u64::MAX };
-        match give_up_after(polls, self.fill(&mut receive, &volume, told)).await {
-            Some(Ok(())) => {}
+        match give_up_after(polls, self.fill(&mut receive, &volume)).await {
+            Some(Ok(summaries)) => {
+                let digest = root_hash(context.scenario.hash, size, &summaries);
+                receive.finish(digest).await.map(drop)
+            }
             given_up => {
                 // Judged while what was received still takes its space.
                 if let Some(Err(error)) = &given_up
@@ -77,25 +69,27 @@ impl Client {
                 }
                 receive.abandon().await;
                 let dropped = || Err(Error::new(ErrorKind::Busy, "dropped half way"));
-                return given_up.unwrap_or_else(dropped);
+                given_up.unwrap_or_else(dropped).map(drop)
             }
         }
-        receive.finish(root_hash(context.scenario.hash, size, &summaries)).await.map(drop)
     }
 
     async fn fill(
         &self,
         receive: &mut Receive<SimDirectory>,
         volume: &SimVolume,
-        told: Vec<Told>,
-    ) -> Result<()> {
+    ) -> Result<Vec<(u64, ContentHash)>> {
         let by_extent = self.context.one_in(2);
-        for told in told {
-            if by_extent && receive.take_whole(&[(told.index, told.summary)]).await? == [true] {
+        let mut told = Vec::new();
+        for (index, _) in volume.extent_summaries(0, usize::MAX).await? {
+            let hashes = volume.extent_hashes(index).await?;
+            let summary = hashes.summary(self.context.scenario.hash);
+            told.push((index, summary));
+            if by_extent && receive.take_whole(&[(index, summary)]).await? == [true] {
                 self.context.note(Count::ExtentsTaken);
                 continue;
             }
-            receive.lookup().add(told.index, told.summary, told.hashes).await?;
+            receive.lookup().add(index, summary, hashes).await?;
         }
         receive.search().await?;
         while let Some(missing) = receive.take().await? {
@@ -111,7 +105,7 @@ impl Client {
                 self.context.note(Count::ClustersReceived);
             }
         }
-        Ok(())
+        Ok(told)
     }
 }
 
@@ -127,15 +121,6 @@ fn may_miss(error: &Error) -> bool {
 }
 
 const WRITTEN_MEANWHILE: &str = "the source was written meanwhile";
-
-async fn tell(volume: &SimVolume, algorithm: HashAlgorithm) -> Result<Vec<Told>> {
-    let mut list = Vec::new();
-    for (index, _) in volume.extent_summaries(0, usize::MAX).await? {
-        let hashes = volume.extent_hashes(index).await?;
-        list.push(Told { index, summary: hashes.summary(algorithm), hashes });
-    }
-    Ok(list)
-}
 
 /// A cluster of the image; behind its end there are zeros.
 async fn read_cluster(volume: &SimVolume, offset: u64) -> Result<Vec<u8>> {
