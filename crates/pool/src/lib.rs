@@ -40,6 +40,7 @@ mod scrub;
 mod sharing;
 mod state;
 pub mod store;
+mod streaming;
 #[cfg(any(test, feature = "synthetic"))]
 pub mod synthetic;
 mod types;
@@ -49,9 +50,11 @@ mod write;
 pub use check::{CheckCounts, CheckOptions, CheckProgress, CheckReport, Finding, check};
 pub use inspect::{InspectedExtent, InspectedPage, InspectedSlot, Inspection, PoolCounters};
 pub use pool::Pool;
+pub use query::root_hash;
 pub use reclaim::{Reclaim, ReclaimOptions};
 pub use scrub::Scrub;
 pub use sharing::{DiffRun, DiffState, Sharing};
+pub use streaming::{ExtentHashes, Lookup, Missing, Receive};
 pub use types::{
     Client, CreateOptions, Damage, ImageInfo, ImageKind, MapRun, MapState, OpenOptions, PoolId,
     PoolStatus,

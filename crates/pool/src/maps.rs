@@ -79,7 +79,7 @@ impl State {
         }
     }
 
-    fn own_page(&mut self, image: ImageId, page_index: usize) -> MapPageId {
+    pub(crate) fn own_page(&mut self, image: ImageId, page_index: usize) -> MapPageId {
         let current = self.images[&image].record.pages[page_index];
         if let Some(id) = current
             && self.pages[&id].holders == 1
@@ -109,7 +109,12 @@ impl State {
         id
     }
 
-    fn set_page_entry(&mut self, page: MapPageId, within: usize, extent: Option<ExtentId>) {
+    pub(crate) fn set_page_entry(
+        &mut self,
+        page: MapPageId,
+        within: usize,
+        extent: Option<ExtentId>,
+    ) {
         if let Some(state) = self.pages.get_mut(&page) {
             state.page.set(within, extent);
         }

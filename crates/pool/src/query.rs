@@ -10,7 +10,7 @@ use crate::state::State;
 use crate::types::{MapRun, MapState, PoolStatus};
 use blockyard_block::{
     CLUSTER_SIZE, ClusterIndex, ContentHash, EXTENT_CLUSTERS, EXTENT_SIZE, Error, ErrorKind,
-    ExtentId, Hasher, ImageId, ImageName, MAP_PAGE_EXTENTS, RegionIndex, Result,
+    ExtentId, HashAlgorithm, Hasher, ImageId, ImageName, MAP_PAGE_EXTENTS, RegionIndex, Result,
 };
 use blockyard_io::Directory;
 
@@ -19,32 +19,29 @@ impl<D: Directory> Pool<D> {
     /// wherever it lies. Reads hashes, no data. `Busy` naming the count while clusters are untrusted.
     /// Of an image that is being written it is that of no single moment: take a snapshot first.
     pub async fn digest(&self, name: &ImageName) -> Result<ContentHash> {
+        let id = self.lock().find(name)?;
+        self.digest_of(id).await
+    }
+
+    pub(crate) async fn digest_of(&self, id: ImageId) -> Result<ContentHash> {
         let (size, extents) = {
             let state = self.lock();
-            let id = state.find(name)?;
             (state.image(id)?.record.size, state.image_extents(id))
         };
-        let algorithm = self.hash_algorithm();
-        let empty = algorithm.hash(&[0; 32 * EXTENT_CLUSTERS]);
-        let count = size.div_ceil(EXTENT_SIZE);
-        let mut summaries = Hasher::new(algorithm);
-        summaries.update(&size.to_le_bytes());
-        summaries.update(algorithm.name().as_bytes());
-        let mut present = extents.into_iter().peekable();
-        for index in 0..count {
-            let summary = match present.next_if(|(at, _)| *at == index) {
-                Some((_, extent)) => self.summary(extent).await.map_err(|error| {
-                    error.at(format_args!("image {name} at {}", index * EXTENT_SIZE))
-                })?,
-                None => empty,
-            };
-            summaries.update(&summary.0);
+        let mut summaries = Vec::with_capacity(extents.len());
+        for (index, extent) in extents {
+            let summary = self.summary(extent).await.map_err(|error| {
+                let name = self.lock().image(id).map(|image| image.record.name.to_string());
+                let name = name.unwrap_or_else(|_| id.0.to_string());
+                error.at(format_args!("image {name} at {}", index * EXTENT_SIZE))
+            })?;
+            summaries.push((index, summary));
         }
-        Ok(summaries.finish())
+        Ok(root_hash(self.hash_algorithm(), size, &summaries))
     }
 
     /// The hash over the hashes of an extent's slots, kept until it changes.
-    async fn summary(&self, id: ExtentId) -> Result<ContentHash> {
+    pub(crate) async fn summary(&self, id: ExtentId) -> Result<ContentHash> {
         // Reclaim may repoint the extent meanwhile: its clusters stay what they are until this is done.
         let (extent, changes, _in_epoch) = {
             let mut state = self.lock();
@@ -290,6 +287,26 @@ impl State {
         });
         present.next().unwrap_or(u64::MAX)
     }
+}
+
+/// The root hash of an image of `size` bytes: over its size, the algorithm's name, and the summary of each extent.
+/// `summaries` has the extents that do not read zero, and may have others, in ascending order.
+pub fn root_hash(
+    algorithm: HashAlgorithm,
+    size: u64,
+    summaries: &[(u64, ContentHash)],
+) -> ContentHash {
+    let empty = algorithm.hash(&[0; 32 * EXTENT_CLUSTERS]);
+    let mut hasher = Hasher::new(algorithm);
+    hasher.update(&size.to_le_bytes());
+    hasher.update(algorithm.name().as_bytes());
+    let mut present = summaries.iter().peekable();
+    for index in 0..size.div_ceil(EXTENT_SIZE) {
+        let summary =
+            present.next_if(|(at, _)| *at == index).map_or(&empty, |(_, summary)| summary);
+        hasher.update(&summary.0);
+    }
+    hasher.finish()
 }
 
 async fn count_distinct<D: Directory>(sorted: &Sorted<D>) -> Result<u64> {

@@ -9,7 +9,7 @@
 mod heal;
 mod merge;
 mod task;
-mod users;
+pub(crate) mod users;
 
 use crate::index::page::Record;
 use crate::index::scan::record_of;

@@ -28,6 +28,10 @@ impl<D: Directory> Volume<D> {
         Volume { pool, image, client, size }
     }
 
+    pub(crate) fn pool(&self) -> &Arc<Pool<D>> {
+        &self.pool
+    }
+
     pub(crate) fn image(&self) -> ImageId {
         self.image
     }

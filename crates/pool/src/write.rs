@@ -8,7 +8,9 @@
 use crate::plan::{Content, Plan, Planned};
 use crate::pool::{Pool, Turn};
 use crate::state::{ImageState, State};
-use blockyard_block::{Buffer, CLUSTER_SIZE, EXTENT_SIZE, Error, ErrorKind, ImageId, Result};
+use blockyard_block::{
+    Buffer, CLUSTER_SIZE, ContentHash, EXTENT_SIZE, Error, ErrorKind, ImageId, Result,
+};
 use blockyard_io::{Directory, Disk};
 use std::mem::ManuallyDrop;
 use std::ops::Range;
@@ -128,18 +130,43 @@ impl<D: Directory> Pool<D> {
         }
         let pieces = [Piece { data }];
         let contents = self.contents(&pieces).await;
+        self.write_whole(image, &clusters, &pieces, &contents).await
+    }
+
+    /// Writes whole clusters within one extent whose hashes are known to be these: they are not hashed
+    /// again. What is all zero is stored, too.
+    pub(crate) async fn write_hashed(
+        &self,
+        image: ImageId,
+        offset: u64,
+        data: &Buffer,
+        hashes: &[ContentHash],
+    ) -> Result<()> {
+        let contents: Vec<Content> = hashes.iter().map(|hash| Content::Data(*hash)).collect();
+        let clusters = cluster_range(offset, data.len() as u64);
+        self.write_whole(image, &clusters, &[Piece { data: data.clone() }], &contents).await
+    }
+
+    async fn write_whole(
+        &self,
+        image: ImageId,
+        clusters: &Range<u64>,
+        pieces: &[Piece; 1],
+        contents: &[Content],
+    ) -> Result<()> {
         loop {
-            let (turn, planned) = match self.start(image, &clusters, &contents)? {
+            let (turn, planned) = match self.start(image, clusters, contents)? {
                 Started::Planned(turn, planned) => (turn, planned),
                 Started::InLine(turn) => {
                     turn.wait().await?;
                     // The image may have been shrunk while this waited.
+                    let offset = clusters.start * CLUSTER_SIZE as u64;
                     self.lock().image(image)?.check_range(offset, pieces[0].data.len() as u64)?;
-                    let planned = self.plan(image, &clusters, &contents)?;
+                    let planned = self.plan(image, clusters, contents)?;
                     (turn, planned)
                 }
             };
-            if let Some(done) = self.carry_out(turn, planned, &pieces, &contents).await {
+            if let Some(done) = self.carry_out(turn, planned, pieces, contents).await {
                 return done;
             }
         }

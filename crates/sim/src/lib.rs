@@ -20,6 +20,7 @@ mod manage;
 mod model;
 mod names;
 mod operation;
+mod receive;
 mod report;
 mod run;
 mod scenario;

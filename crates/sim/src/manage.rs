@@ -11,7 +11,7 @@ use blockyard_block::{Error, ErrorKind};
 use blockyard_pool::ReclaimOptions;
 use std::rc::Rc;
 
-const NOW_UNIX_S: u64 = 1_800_000_000;
+pub(crate) const NOW_UNIX_S: u64 = 1_800_000_000;
 
 impl Client {
     pub(crate) async fn manage(&self) {
@@ -21,7 +21,7 @@ impl Client {
         }
         let crowded = images > self.context.scenario.images + 4;
         let asks_reclaim = self.context.scenario.one_in_equal < 1_000 && self.context.one_in(4);
-        match self.context.below(12) {
+        match self.context.below(14) {
             _ if asks_reclaim => self.reclaim().await,
             _ if crowded => self.remove().await,
             0..=2 => self.copy(false).await,
@@ -30,6 +30,7 @@ impl Client {
             7 | 8 => self.resize().await,
             9 => self.rename().await,
             10 => self.import().await,
+            11 | 12 => self.receive().await,
             _ => self.create().await,
         }
     }
@@ -61,7 +62,7 @@ impl Client {
         }
     }
 
-    fn fresh_name(&self) -> String {
+    pub(crate) fn fresh_name(&self) -> String {
         format!("i{}", self.context.next_sequence())
     }
 
@@ -165,7 +166,7 @@ impl Client {
         self.conclude(&what, start, Count::Imports, answer.map(drop), None);
     }
 
-    fn begin(&self, what: &str, change: Change) -> u64 {
+    pub(crate) fn begin(&self, what: &str, change: Change) -> u64 {
         self.context.trace(what);
         self.context.model.borrow_mut().begin_change(change)
     }
@@ -189,7 +190,7 @@ impl Client {
     }
 
     /// `source` is an image whose removal or renaming excuses a failure.
-    fn conclude(
+    pub(crate) fn conclude(
         &self,
         what: &str,
         start: u64,

@@ -36,10 +36,14 @@ pub enum Count {
     Shortages,
     SpilledSorts,
     RefusalsJudged,
+    Receives,
+    ExtentsTaken,
+    ClustersTaken,
+    ClustersReceived,
 }
 
 impl Count {
-    const ALL: [(Count, &str); 28] = [
+    const ALL: [(Count, &str); 32] = [
         (Count::Operations, "operations"),
         (Count::Kills, "kills"),
         (Count::PowerCuts, "power cuts"),
@@ -68,6 +72,10 @@ impl Count {
         (Count::Shortages, "reclaims for want of space"),
         (Count::RefusalsJudged, "refusals for want of space judged"),
         (Count::SpilledSorts, "sorts by way of files"),
+        (Count::Receives, "images received"),
+        (Count::ExtentsTaken, "extents taken whole"),
+        (Count::ClustersTaken, "clusters taken by their hash"),
+        (Count::ClustersReceived, "clusters received"),
     ];
 }
 

@@ -60,6 +60,16 @@ pub(super) const BREAKS: &[Break] = &[
         what: "reclaim repoints though the loser was written while it compared",
     },
     Break {
+        name: "I6-receive-no-hold",
+        rule: "I6",
+        what: "a received image refers to a cluster that was neither held nor unchanged",
+    },
+    Break {
+        name: "I6-receive-no-turn",
+        rule: "I6",
+        what: "a received image shares an extent while changes of it are planned",
+    },
+    Break {
         name: "I7-no-order",
         rule: "I7",
         what: "overlapping changes do not wait for each other",

@@ -39,6 +39,11 @@ impl<D: Directory> Sorter<D> {
         }
     }
 
+    /// What the names of its files begin with.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     pub(crate) async fn push(&mut self, record: Record) -> Result<()> {
         if self.memory.len() == self.memory_max {
             self.spill().await?;
@@ -65,11 +70,11 @@ impl<D: Directory> Sorter<D> {
     pub(crate) fn finish(mut self) -> Sorted<D> {
         self.memory.sort_unstable();
         self.memory.shrink_to_fit();
-        Sorted { sorter: self }
+        Sorted { sorter: Arc::new(self) }
     }
 
     /// Removes what is on disk. Best effort: the next open's first sort removes leftovers.
-    pub(crate) async fn discard(self) {
+    pub(crate) async fn discard(&self) {
         for number in 0..self.runs.len() {
             let _ = self.directory.remove(&format!("index/{}-{number:04}", self.prefix)).await;
         }
@@ -107,25 +112,28 @@ pub(crate) fn failed(error: std::io::Error) -> Error {
 
 /// Sorted records.
 pub(crate) struct Sorted<D: Directory> {
-    sorter: Sorter<D>,
+    sorter: Arc<Sorter<D>>,
 }
 
 impl<D: Directory> Sorted<D> {
-    pub(crate) fn merge(&self) -> Merge<'_, D> {
-        let runs = self.sorter.runs.iter().map(|run| Cursor {
-            disk: &run.disk,
-            next_page: 0,
-            left: run.records,
-            records: Vec::new(),
-            at: 0,
-        });
+    pub(crate) fn merge(&self) -> Merge<D> {
+        let runs = self.sorter.runs.iter();
+        let cursors =
+            runs.map(|run| Cursor { next_page: 0, left: run.records, records: Vec::new(), at: 0 });
         Merge {
-            memory: &self.sorter.memory,
+            cursors: cursors.collect(),
+            sorter: Arc::clone(&self.sorter),
             at: 0,
-            cursors: runs.collect(),
             heads: BinaryHeap::new(),
             started: false,
         }
+    }
+
+    /// Whether a record may have this key: exact if all are in memory, else always.
+    pub(crate) fn may_have(&self, key: &[u64; 2]) -> bool {
+        let memory = &self.sorter.memory;
+        let at = memory.partition_point(|record| record.key < *key);
+        !self.sorter.runs.is_empty() || memory.get(at).is_some_and(|record| record.key == *key)
     }
 
     /// Runs that went to files.
@@ -138,32 +146,31 @@ impl<D: Directory> Sorted<D> {
     }
 }
 
-struct Cursor<'a, K> {
-    disk: &'a K,
+/// A place in a run that went to a file.
+struct Cursor {
     next_page: u64,
     left: u64,
     records: Vec<Record>,
     at: usize,
 }
 
-impl<K: Disk> Cursor<'_, K> {
-    async fn next(&mut self) -> Result<Option<Record>> {
+impl Cursor {
+    async fn next(&mut self, disk: &impl Disk) -> Result<Option<Record>> {
         if self.at == self.records.len() {
             if self.left == 0 {
                 return Ok(None);
             }
-            self.fill().await?;
+            self.fill(disk).await?;
         }
         self.at += 1;
         self.left = self.left.saturating_sub(1);
         Ok(self.records.get(self.at - 1).copied())
     }
 
-    async fn fill(&mut self) -> Result<()> {
+    async fn fill(&mut self, disk: &impl Disk) -> Result<()> {
         let pages = (self.left as usize).div_ceil(PAGE_RECORDS).min(CHUNK_PAGES);
         let offset = self.next_page * CLUSTER_SIZE as u64;
-        let (result, buffer) =
-            self.disk.read(offset, BufferMut::zeroed(pages * CLUSTER_SIZE)).await;
+        let (result, buffer) = disk.read(offset, BufferMut::zeroed(pages * CLUSTER_SIZE)).await;
         result.map_err(failed)?;
         self.records.clear();
         self.at = 0;
@@ -176,15 +183,16 @@ impl<K: Disk> Cursor<'_, K> {
 }
 
 /// Walks through sorted records.
-pub(crate) struct Merge<'a, D: Directory> {
-    memory: &'a [Record],
+pub(crate) struct Merge<D: Directory> {
+    sorter: Arc<Sorter<D>>,
+    /// In what is in memory.
     at: usize,
-    cursors: Vec<Cursor<'a, D::Disk>>,
+    cursors: Vec<Cursor>,
     heads: BinaryHeap<Reverse<(Record, usize)>>,
     started: bool,
 }
 
-impl<D: Directory> Merge<'_, D> {
+impl<D: Directory> Merge<D> {
     pub(crate) async fn next(&mut self) -> Result<Option<Record>> {
         if !self.started {
             self.started = true;
@@ -198,11 +206,11 @@ impl<D: Directory> Merge<'_, D> {
     }
 
     async fn refill(&mut self, source: usize) -> Result<()> {
-        let next = match self.cursors.get_mut(source) {
-            Some(cursor) => cursor.next().await?,
+        let next = match self.cursors.get_mut(source).zip(self.sorter.runs.get(source)) {
+            Some((cursor, run)) => cursor.next(&run.disk).await?,
             None => {
                 self.at += 1;
-                self.memory.get(self.at - 1).copied()
+                self.sorter.memory.get(self.at - 1).copied()
             }
         };
         self.heads.extend(next.map(|record| Reverse((record, source))));

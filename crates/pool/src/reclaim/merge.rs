@@ -244,7 +244,7 @@ impl<D: Directory> Pool<D> {
 
 impl State {
     /// Trusted, so that no write to it is in flight, and used.
-    fn is_candidate(&self, cluster: ClusterIndex) -> bool {
+    pub(crate) fn is_candidate(&self, cluster: ClusterIndex) -> bool {
         self.allocator.count(cluster) > 0 && self.regions.is_trusted(cluster)
     }
 

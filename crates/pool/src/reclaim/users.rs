@@ -15,13 +15,13 @@ const EXTENTS_AT_ONCE: usize = 64;
 
 /// A slot that shows a cluster's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct User {
-    pub(super) extent: ExtentId,
-    pub(super) slot: usize,
+pub(crate) struct User {
+    pub(crate) extent: ExtentId,
+    pub(crate) slot: usize,
 }
 
 /// The users of some pairs.
-pub(super) struct Users {
+pub(crate) struct Users {
     of_losers: Vec<(ClusterIndex, User)>,
     /// One each is enough to know that it holds data.
     of_survivors: HashMap<ClusterIndex, User>,
@@ -34,7 +34,7 @@ impl Users {
         &self.of_losers[first..end]
     }
 
-    pub(super) fn of_survivor(&self, cluster: ClusterIndex) -> Option<User> {
+    pub(crate) fn of_survivor(&self, cluster: ClusterIndex) -> Option<User> {
         self.of_survivors.get(&cluster).copied()
     }
 }
@@ -46,12 +46,21 @@ impl<D: Directory> Pool<D> {
         let mut survivors: Vec<ClusterIndex> = pairs.iter().map(|pair| pair.survivor).collect();
         survivors.sort_unstable();
         survivors.dedup();
+        self.find_users_of(&losers, &survivors)
+    }
+
+    /// One user of each of these sorted clusters, if it has any.
+    pub(crate) fn find_any_users(&self, clusters: &[ClusterIndex]) -> Users {
+        self.find_users_of(&[], clusters)
+    }
+
+    fn find_users_of(&self, losers: &[ClusterIndex], survivors: &[ClusterIndex]) -> Users {
         let mut users = Users { of_losers: Vec::new(), of_survivors: HashMap::new() };
         let ids: Vec<ExtentId> = self.lock().extents.keys().copied().collect();
         for some in ids.chunks(EXTENTS_AT_ONCE) {
             let state = self.lock();
             for id in some {
-                state.add_users(*id, &losers, &survivors, &mut users);
+                state.add_users(*id, losers, survivors, &mut users);
             }
         }
         users.of_losers.sort_unstable();
@@ -84,7 +93,7 @@ impl State {
     }
 
     /// Whether the slot shows this cluster's data now.
-    pub(super) fn shows(&self, user: User, cluster: ClusterIndex) -> bool {
+    pub(crate) fn shows(&self, user: User, cluster: ClusterIndex) -> bool {
         self.extents
             .get(&user.extent)
             .is_some_and(|found| found.extent.slot(user.slot) == Slot::Data(cluster))

@@ -1,0 +1,238 @@
+//! Receiving an image from another pool's list of hashes: what is taken, what is asked for, what is refused.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod machine;
+
+use blockyard_block::{BlockDevice, Buffer, ContentHash, ErrorKind, HashAlgorithm};
+use blockyard_pool::{ExtentHashes, Receive, ReclaimOptions, Volume};
+use blockyard_sim::SimDirectory;
+use machine::{Machine, SimPool, client, name, pattern, read, write};
+use std::sync::Arc;
+
+const CLUSTER: usize = 4096;
+const EXTENT: u64 = 4 << 20;
+
+/// What one pool tells another of an image.
+struct Told {
+    size: u64,
+    digest: ContentHash,
+    extents: Vec<(u64, ContentHash, ExtentHashes)>,
+    bytes: Vec<u8>,
+}
+
+async fn tell(volume: &Volume<SimDirectory>) -> Told {
+    let mut extents = Vec::new();
+    for (index, summary) in volume.extent_summaries(0, usize::MAX).await.unwrap() {
+        extents.push((index, summary, volume.extent_hashes(index).await.unwrap()));
+    }
+    let size = volume.size();
+    let digest = volume.digest().await.unwrap();
+    Told { size, digest, extents, bytes: read(volume, 0, size).await }
+}
+
+impl Told {
+    fn cluster(&self, index: u64, slot: usize) -> Buffer {
+        let at = index as usize * EXTENT as usize + slot * CLUSTER;
+        let mut bytes = vec![0; CLUSTER];
+        let end = self.bytes.len().min(at + CLUSTER);
+        bytes[..end - at].copy_from_slice(&self.bytes[at..end]);
+        Buffer::copy_of(&bytes)
+    }
+}
+
+/// Extents taken whole, clusters taken, clusters written.
+async fn fill(receive: &mut Receive<SimDirectory>, told: &Told) -> (usize, usize, usize) {
+    let summaries: Vec<_> = told.extents.iter().map(|(index, sum, _)| (*index, *sum)).collect();
+    let whole = receive.take_whole(&summaries).await.unwrap();
+    let (mut taken, mut written) = (0, 0);
+    for ((index, summary, hashes), whole) in told.extents.iter().zip(&whole) {
+        if !whole {
+            receive.lookup().add(*index, *summary, hashes.clone()).await.unwrap();
+        }
+    }
+    receive.search().await.unwrap();
+    while let Some(missing) = receive.take().await.unwrap() {
+        taken += missing.taken;
+        written += missing.slots.len();
+        for (slot, hash) in missing.slots {
+            let data = told.cluster(missing.index, slot);
+            receive.write(missing.index, slot, &[hash], &data).await.unwrap();
+        }
+    }
+    (whole.iter().filter(|whole| **whole).count(), taken, written)
+}
+
+fn clusters(tags: impl IntoIterator<Item = u8>) -> Vec<u8> {
+    tags.into_iter().flat_map(|tag| pattern(tag, CLUSTER)).collect()
+}
+
+async fn image(pool: &SimPool, text: &str, size: u64, parts: &[(u64, Vec<u8>)]) {
+    pool.create_image(&name(text), size, 1).await.unwrap();
+    let volume = pool.open_image(&name(text), client(true)).unwrap();
+    for (offset, bytes) in parts {
+        write(&volume, *offset, bytes).await;
+    }
+}
+
+/// An image of four extents in a pool of its own.
+fn told_by(hash: HashAlgorithm, size: u64, parts: Vec<(u64, Vec<u8>)>) -> Told {
+    let mut machine = Machine::with_hash(1, hash);
+    let pool = machine.open();
+    machine.run(async move {
+        image(&pool, "source", size, &parts).await;
+        tell(&pool.open_image(&name("source"), client(false)).unwrap()).await
+    })
+}
+
+fn parts() -> Vec<(u64, Vec<u8>)> {
+    vec![
+        (0, clusters(0..100)),
+        (EXTENT, clusters(100..150)),
+        (2 * EXTENT + 4096, clusters(150..170)),
+    ]
+}
+
+#[test]
+fn what_the_pool_has_is_taken_and_only_the_rest_is_asked_for() {
+    let told = told_by(HashAlgorithm::Blake3, 4 * EXTENT, parts());
+    for seed in 0..20 {
+        let mut machine = Machine::new(100 + seed);
+        let pool = machine.open();
+        let (user, told) = (Arc::clone(&pool), &told);
+        let copy = Told { extents: told.extents.clone(), bytes: told.bytes.clone(), ..*told };
+        machine.run(async move {
+            let pool = user;
+            // The first extent is there at another place; of the second, clusters are.
+            image(
+                &pool,
+                "other",
+                16 * EXTENT,
+                &[(9 * EXTENT, clusters(0..100)), (3 * EXTENT, clusters((100..140).rev()))],
+            )
+            .await;
+            let before = pool.status().unwrap().bytes_physical;
+            let mut receive = pool.begin_receive(&name("new"), copy.size, 1).await.unwrap();
+            assert!(pool.image(&name("new")).is_err(), "hidden until it is whole");
+            assert_eq!(fill(&mut receive, &copy).await, (1, 40, 30), "seed {seed}");
+            receive.finish(copy.digest).await.unwrap();
+            let grown = pool.status().unwrap().bytes_physical - before;
+            assert_eq!(grown, 30 * CLUSTER as u64);
+            // Each goes its own way from here.
+            let other = pool.open_image(&name("other"), client(true)).unwrap();
+            write(&other, 9 * EXTENT, &clusters([222; 100])).await;
+            write(&other, 3 * EXTENT, &clusters([223; 40])).await;
+            pool.reclaim(ReclaimOptions::default(), |_| true).await.unwrap();
+            let new = pool.open_image(&name("new"), client(true)).unwrap();
+            assert!(read(&new, 0, copy.size).await == copy.bytes, "seed {seed}");
+            write(&new, 0, &clusters([1])).await;
+            assert_eq!(read(&other, 9 * EXTENT, 4096).await, clusters([222]));
+        });
+        // An image that is there already under another name takes no space at all.
+        let user = Arc::clone(&pool);
+        machine.run(async move {
+            let pool = user;
+            pool.snapshot_image(&name("new"), &name("s"), 1).await.unwrap();
+            let snapshot = pool.open_image(&name("s"), client(false)).unwrap();
+            let told = tell(&snapshot).await;
+            let before = pool.status().unwrap().bytes_physical;
+            let mut receive = pool.begin_receive(&name("again"), told.size, 1).await.unwrap();
+            assert_eq!(fill(&mut receive, &told).await, (3, 0, 0));
+            receive.finish(told.digest).await.unwrap();
+            assert_eq!(pool.status().unwrap().bytes_physical, before);
+        });
+        machine.shut_down(pool);
+    }
+}
+
+#[test]
+fn lists_longer_than_memory_are_joined_by_way_of_files() {
+    let many: Vec<u8> = (0..600u32)
+        .flat_map(|number| {
+            let mut cluster = vec![7; CLUSTER];
+            cluster[..4].copy_from_slice(&number.to_le_bytes());
+            cluster
+        })
+        .collect();
+    let told = told_by(HashAlgorithm::Sha256, 3 * EXTENT, vec![(EXTENT, many.clone())]);
+    let mut machine = Machine::with_hash(5, HashAlgorithm::Sha256);
+    let pool = machine.open();
+    machine.run(async move {
+        // Another slot each, so that the extent cannot be taken whole.
+        image(&pool, "other", 3 * EXTENT, &[(40960, many)]).await;
+        let mut receive = pool.begin_receive(&name("new"), told.size, 1).await.unwrap();
+        assert_eq!(fill(&mut receive, &told).await, (0, 600, 0));
+        receive.finish(told.digest).await.unwrap();
+        let new = pool.open_image(&name("new"), client(false)).unwrap();
+        assert!(read(&new, 0, told.size).await == told.bytes);
+    });
+}
+
+#[test]
+fn a_sha1_pool_takes_nothing_by_its_hash_alone() {
+    let told = told_by(HashAlgorithm::Sha1, 4 * EXTENT, parts());
+    let mut machine = Machine::with_hash(6, HashAlgorithm::Sha1);
+    let pool = machine.open();
+    machine.run(async move {
+        image(&pool, "other", 4 * EXTENT, &parts()).await;
+        let mut receive = pool.begin_receive(&name("new"), told.size, 1).await.unwrap();
+        assert_eq!(fill(&mut receive, &told).await, (0, 0, 170));
+        receive.finish(told.digest).await.unwrap();
+    });
+}
+
+#[test]
+fn an_end_within_a_cluster_is_never_taken_from_another_image() {
+    let size = EXTENT + 4096 + 512;
+    let told = told_by(HashAlgorithm::Blake3, size, vec![(EXTENT, vec![3; 4096 + 512])]);
+    let mut machine = Machine::new(8);
+    let pool = machine.open();
+    machine.run(async move {
+        let mut same = vec![3; 4096 + 512];
+        same.resize(8192, 0);
+        image(&pool, "other", 2 * EXTENT, &[(EXTENT, same)]).await;
+        let mut receive = pool.begin_receive(&name("new"), size, 1).await.unwrap();
+        assert_eq!(fill(&mut receive, &told).await, (0, 1, 1));
+        receive.finish(told.digest).await.unwrap();
+        let new = pool.open_image(&name("new"), client(false)).unwrap();
+        assert!(read(&new, 0, size).await == told.bytes);
+    });
+}
+
+#[test]
+fn lies_are_refused_and_leave_nothing() {
+    let told = told_by(HashAlgorithm::Blake3, 4 * EXTENT, parts());
+    let mut machine = Machine::new(7);
+    let pool = machine.open();
+    let user = Arc::clone(&pool);
+    machine.run(async move {
+        let pool = user;
+        let (index, summary, hashes) = told.extents[0].clone();
+        let kind = |result: Result<_, blockyard_block::Error>| result.err().map(|e| e.kind());
+        // A list that does not have its summary, twice the same extent, one behind the end.
+        let mut receive = pool.begin_receive(&name("new"), 4 * EXTENT, 1).await.unwrap();
+        let wrong = receive.lookup().add(1, summary, told.extents[1].2.clone()).await;
+        assert_eq!(kind(wrong), Some(ErrorKind::InvalidArgument));
+        receive.lookup().add(index, summary, hashes.clone()).await.unwrap();
+        let twice = receive.lookup().add(index, summary, hashes.clone()).await;
+        assert_eq!(kind(twice), Some(ErrorKind::InvalidArgument));
+        let behind = receive.lookup().add(4, summary, hashes.clone()).await;
+        assert_eq!(kind(behind), Some(ErrorKind::InvalidArgument));
+        // Data behind the end of a smaller image.
+        let mut small = pool.begin_receive(&name("small"), 50 * 4096, 1).await.unwrap();
+        let longer = small.lookup().add(index, summary, hashes).await;
+        assert_eq!(kind(longer), Some(ErrorKind::InvalidArgument));
+        small.abandon().await;
+        // Bytes that are not what their hash says, then a digest that is not that of the whole.
+        receive.search().await.unwrap();
+        let missing = receive.take().await.unwrap().unwrap();
+        let (slot, hash) = missing.slots[0];
+        let bytes = Buffer::copy_of(&clusters([99]));
+        let refused = receive.write(index, slot, &[hash], &bytes).await;
+        assert_eq!(kind(refused), Some(ErrorKind::Corrupt));
+        receive.write(index, slot, &[hash], &told.cluster(index, slot)).await.unwrap();
+        assert_eq!(kind(receive.finish(told.digest).await.map(drop)), Some(ErrorKind::Corrupt));
+        assert!(pool.images().is_empty());
+    });
+    machine.pass(&pool, 1_000);
+    assert_eq!(pool.status().unwrap().bytes_physical, 0);
+}

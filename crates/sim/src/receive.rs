@@ -1,0 +1,137 @@
+//! Receiving an image from its list of hashes: from the pool's own image, as if another pool had sent it.
+//!
+//! The source may be written, shared and removed meanwhile. What is received is then what it held at some
+//! moment, sector by sector, or nothing.
+
+use crate::client::{Client, give_up_after, image_name};
+use crate::context::SimVolume;
+use crate::handle::SimDirectory;
+use crate::manage::NOW_UNIX_S;
+use crate::model::Change;
+use crate::report::Count;
+use blockyard_block::{
+    BlockDevice, Buffer, CLUSTER_SIZE, ContentHash, EXTENT_SIZE, Error, ErrorKind, Result, Segment,
+};
+use blockyard_pool::{Client as PoolClient, Receive, root_hash};
+use std::rc::Rc;
+
+impl Client {
+    /// Makes a new image from what another is told to hold; now and then it is dropped half way.
+    pub(crate) async fn receive(&self) {
+        let Some(source) = self.any_image() else { return };
+        let name = self.fresh_name();
+        let (source_name, size) = (source.borrow().name.clone(), source.borrow().size);
+        let image = self.context.model.borrow_mut().new_image(&name, size, true);
+        let what = format!("client {} receive {source_name} as {name}", self.number);
+        source.borrow_mut().copies_in_flight += 1;
+        let start = self.begin(&what, Change::Copy { source: Rc::clone(&source), image });
+        let answer = self.receive_as(&source_name, &name, size).await;
+        source.borrow_mut().copies_in_flight -= 1;
+        match answer {
+            Err(error) if may_miss(&error) => {
+                self.context.trace(format_args!("{what}: {error}"));
+                self.context.model.borrow_mut().refuse_change(start);
+            }
+            answer => self.conclude(&what, start, Count::Receives, answer, Some(&source)),
+        }
+    }
+
+    async fn receive_as(&self, source: &str, name: &str, size: u64) -> Result<()> {
+        let context = &self.context;
+        let pool = context.pool();
+        let client = PoolClient {
+            connection: self.number,
+            pid: None,
+            uid: None,
+            writes: false,
+            purpose: "push".to_owned(),
+        };
+        let volume = pool.open_image(&image_name(source), client)?;
+        if volume.size() != size {
+            return Err(Error::new(ErrorKind::Busy, "the source was resized before"));
+        }
+        let mut receive = pool.begin_receive(&image_name(name), size, NOW_UNIX_S).await?;
+        let polls = if context.one_in(8) { context.below(200) } else { u64::MAX };
+        match give_up_after(polls, self.fill(&mut receive, &volume)).await {
+            Some(Ok(summaries)) => {
+                let digest = root_hash(context.scenario.hash, size, &summaries);
+                receive.finish(digest).await.map(drop)
+            }
+            given_up => {
+                // Judged while what was received still takes its space.
+                if let Some(Err(error)) = &given_up
+                    && error.kind() == ErrorKind::NoSpace
+                    && !may_miss(error)
+                {
+                    context.judge_error(format_args!("filling {name}"), error);
+                    receive.abandon().await;
+                    return Err(Error::new(ErrorKind::Busy, "there was no space, as judged"));
+                }
+                receive.abandon().await;
+                let dropped = || Err(Error::new(ErrorKind::Busy, "dropped half way"));
+                given_up.unwrap_or_else(dropped).map(drop)
+            }
+        }
+    }
+
+    async fn fill(
+        &self,
+        receive: &mut Receive<SimDirectory>,
+        volume: &SimVolume,
+    ) -> Result<Vec<(u64, ContentHash)>> {
+        let by_extent = self.context.one_in(2);
+        let mut told = Vec::new();
+        for (index, _) in volume.extent_summaries(0, usize::MAX).await? {
+            let hashes = volume.extent_hashes(index).await?;
+            let summary = hashes.summary(self.context.scenario.hash);
+            told.push((index, summary));
+            if by_extent && receive.take_whole(&[(index, summary)]).await? == [true] {
+                self.context.note(Count::ExtentsTaken);
+                continue;
+            }
+            receive.lookup().add(index, summary, hashes).await?;
+        }
+        receive.search().await?;
+        while let Some(missing) = receive.take().await? {
+            let taken = missing.taken as u64;
+            self.context.totals.borrow_mut().note(Count::ClustersTaken, taken);
+            for (slot, hash) in missing.slots {
+                let offset = missing.index * EXTENT_SIZE + (slot * CLUSTER_SIZE) as u64;
+                let bytes = read_cluster(volume, offset).await?;
+                if self.context.scenario.hash.hash(&bytes) != hash {
+                    return Err(Error::new(ErrorKind::Corrupt, WRITTEN_MEANWHILE));
+                }
+                receive.write(missing.index, slot, &[hash], &Buffer::copy_of(&bytes)).await?;
+                self.context.note(Count::ClustersReceived);
+            }
+        }
+        Ok(told)
+    }
+}
+
+/// A source that was written meanwhile does not have what it told; one that waits to be hashed again tells
+/// nothing. Space for the index is promised to nobody.
+fn may_miss(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Busy => true,
+        ErrorKind::Corrupt => error.message().contains(WRITTEN_MEANWHILE),
+        ErrorKind::NoSpace => error.message().contains("a file of the index"),
+        _ => false,
+    }
+}
+
+const WRITTEN_MEANWHILE: &str = "the source was written meanwhile";
+
+/// A cluster of the image; behind its end there are zeros.
+async fn read_cluster(volume: &SimVolume, offset: u64) -> Result<Vec<u8>> {
+    let length = volume.size().saturating_sub(offset).min(CLUSTER_SIZE as u64);
+    let mut bytes = Vec::with_capacity(CLUSTER_SIZE);
+    for segment in volume.read(offset, length).await? {
+        match segment {
+            Segment::Data(data) => bytes.extend_from_slice(&data),
+            Segment::Zeroes(count) => bytes.resize(bytes.len() + count as usize, 0),
+        }
+    }
+    bytes.resize(CLUSTER_SIZE, 0);
+    Ok(bytes)
+}
