@@ -110,6 +110,33 @@ impl Client {
         self.post("/v1/pool/reclaim", request)
     }
 
+    pub fn identity(&mut self) -> Result<DaemonIdentity> {
+        self.get("/v1/identity")
+    }
+
+    pub fn peers(&mut self) -> Result<PeerList> {
+        self.get("/v1/peers")
+    }
+
+    pub fn add_peer(&mut self, peer: &Peer) -> Result<Peer> {
+        self.post("/v1/peers", peer)
+    }
+
+    pub fn remove_peer(&mut self, name: &str) -> Result<()> {
+        let path = escaped("/v1/peers/", name, "");
+        self.connection.request("DELETE", &path, None).map(drop)
+    }
+
+    /// Starts sending an image to a peer, or a quote.
+    pub fn push_image(&mut self, name: &str, request: &PushImage) -> Result<Job> {
+        self.post(&image_path(name, "/push"), request)
+    }
+
+    /// Starts making the image `name` of one that a peer has, or a quote.
+    pub fn pull_image(&mut self, name: &str, request: &PullImage) -> Result<Job> {
+        self.post(&image_path(name, "/pull"), request)
+    }
+
     pub fn jobs(&mut self) -> Result<JobList> {
         self.get("/v1/jobs")
     }
@@ -137,7 +164,11 @@ impl Client {
 /// Names are sent as they are if they can be names at all; others are percent-encoded, so that the
 /// daemon's answer says what is wrong with them.
 fn image_path(name: &str, rest: &str) -> String {
-    let mut path = String::from("/v1/images/");
+    escaped("/v1/images/", name, rest)
+}
+
+fn escaped(folder: &str, name: &str, rest: &str) -> String {
+    let mut path = folder.to_owned();
     for byte in name.bytes() {
         if byte.is_ascii_alphanumeric() || b"._-".contains(&byte) {
             path.push(char::from(byte));

@@ -10,9 +10,10 @@ mod types;
 
 pub use client::{Client, Upload};
 pub use types::{
-    CloneImage, CreateImage, DaemonStatus, Damage, DamagePlace, DiffRun, DiffState, ErrorBody,
-    ErrorDetail, ExportFile, ExportReport, FileFormat, Image, ImageAccess, ImageClient, ImageDiff,
-    ImageDigest, ImageKind, ImageList, ImageMap, ImportFile, ImportReport, Job, JobKind, JobList,
-    JobReport, JobState, MapRun, MapState, PoolStatus, ProgressUnit, ReclaimReport, ReclaimSpace,
-    RenameImage, ResizeImage, ScrubReport, SnapshotImage, UnreadableRun,
+    CloneImage, CreateImage, DaemonIdentity, DaemonStatus, Damage, DamagePlace, DiffRun, DiffState,
+    ErrorBody, ErrorDetail, ExportFile, ExportReport, FileFormat, Image, ImageAccess, ImageClient,
+    ImageDiff, ImageDigest, ImageKind, ImageList, ImageMap, ImportFile, ImportReport, Job, JobKind,
+    JobList, JobReport, JobState, MapRun, MapState, Peer, PeerAllow, PeerList, PoolStatus,
+    ProgressUnit, PullImage, PushImage, ReclaimReport, ReclaimSpace, RenameImage, ResizeImage,
+    ScrubReport, SnapshotImage, TransferReport, UnreadableRun,
 };

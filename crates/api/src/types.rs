@@ -4,6 +4,7 @@ mod error;
 mod image;
 mod job;
 mod map;
+mod peer;
 mod pool;
 
 pub use error::{ErrorBody, ErrorDetail};
@@ -17,4 +18,5 @@ pub use job::{
     UnreadableRun,
 };
 pub use map::{DiffRun, DiffState, ImageDiff, ImageMap, MapRun, MapState};
+pub use peer::{DaemonIdentity, Peer, PeerAllow, PeerList, PullImage, PushImage, TransferReport};
 pub use pool::{DaemonStatus, PoolStatus};

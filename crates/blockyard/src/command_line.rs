@@ -1,7 +1,9 @@
 //! The whole command line as types. What a command takes is defined beside the command; parser,
 //! help, completions and man pages all come from here.
 
-use crate::commands::{check, completions, image, man, pool, reclaim, scrub, serve};
+use crate::commands::{
+    check, completions, identity, image, man, peer, pool, pull, push, quote, reclaim, scrub, serve,
+};
 use crate::config::Location;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -39,6 +41,12 @@ pub(crate) enum Command {
     Image(image::Command),
     #[command(subcommand)]
     Pool(pool::Command),
+    Push(push::Flags),
+    Pull(pull::Flags),
+    Quote(quote::Flags),
+    #[command(subcommand)]
+    Peer(peer::Command),
+    Identity(identity::Flags),
     Reclaim(reclaim::Flags),
     Scrub(scrub::Flags),
     Check(check::Flags),

@@ -2,12 +2,18 @@
 
 pub(crate) mod check;
 pub(crate) mod completions;
+pub(crate) mod identity;
 pub(crate) mod image;
 pub(crate) mod man;
+pub(crate) mod peer;
 pub(crate) mod pool;
+pub(crate) mod pull;
+pub(crate) mod push;
+pub(crate) mod quote;
 pub(crate) mod reclaim;
 pub(crate) mod scrub;
 pub(crate) mod serve;
+mod transfer;
 
 use crate::command_line::{Command, CommandLine, SharedFlags};
 use crate::config::{Config, ServeSettings};
@@ -56,6 +62,19 @@ pub(crate) fn run(command_line: CommandLine) -> Result<()> {
         Command::Check(flags) => check::run(&flags, &shared_config(shared)?, output),
         Command::Image(command) => {
             asking(shared_config(shared)?, output, |session| image::run(&command, session))
+        }
+        Command::Identity(_) => asking(shared_config(shared)?, output, identity::run),
+        Command::Peer(command) => {
+            asking(shared_config(shared)?, output, |session| peer::run(&command, session))
+        }
+        Command::Push(flags) => {
+            asking(shared_config(shared)?, output, |session| push::run(&flags, session))
+        }
+        Command::Pull(flags) => {
+            asking(shared_config(shared)?, output, |session| pull::run(&flags, session))
+        }
+        Command::Quote(flags) => {
+            asking(shared_config(shared)?, output, |session| quote::run(&flags, session))
         }
         Command::Pool(command) => {
             asking(shared_config(shared)?, output, |session| pool::run(&command, session))

@@ -11,9 +11,11 @@ mod high_water;
 pub(crate) mod jobs;
 mod log;
 mod notify;
+mod peers;
 pub(crate) mod plan;
 mod sockets;
 pub(crate) mod storage;
+mod transfers;
 mod usage;
 
 use crate::config::Config;
@@ -21,6 +23,7 @@ use anyhow::{Context, Result};
 use blockyard_nbd::{Limits, Server};
 use engine::{EngineThreads, HostPool};
 use jobs::Jobs;
+use peers::Peers;
 use plan::Plan;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use sockets::{Access, BoundSocket};
@@ -30,6 +33,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use storage::Storage;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use usage::Usage;
@@ -52,6 +56,7 @@ pub(crate) struct Daemon {
     pool: Arc<HostPool>,
     jobs: Arc<Jobs>,
     usage: Arc<Usage>,
+    peers: Peers,
     started: Instant,
 }
 
@@ -69,9 +74,17 @@ pub(crate) fn run(config: &Config) -> Result<()> {
         .context("cannot start the runtime")?;
     let storage = Storage::open(&plan)?;
     let engine = EngineThreads::start(&storage.pool, repeats)?;
-    let outcome = runtime.block_on(serve(plan, &storage));
+    // Encrypting is work: it must not hold up the control API.
+    let to_peers = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("peers")
+        .enable_all()
+        .build()
+        .context("cannot start the runtime for peers")?;
+    let outcome = runtime.block_on(serve(plan, &storage, to_peers.handle()));
     // Requests that were given up on may still wait for the engine.
     runtime.shutdown_background();
+    to_peers.shutdown_background();
     match outcome {
         Ok(()) => storage.close(engine),
         Err(error) => {
@@ -91,7 +104,7 @@ fn raise_file_limit() {
 }
 
 /// From binding the sockets until nothing uses the pool any more.
-async fn serve(plan: Plan, storage: &Storage) -> Result<()> {
+async fn serve(plan: Plan, storage: &Storage, to_peers: &Handle) -> Result<()> {
     let mut signals = Signals::new()?;
     let nbd_access = Access::of_nbd(&plan)?;
     nbd_access.open_way_to(&plan.nbd_socket, &plan.pool)?;
@@ -100,7 +113,8 @@ async fn serve(plan: Plan, storage: &Storage) -> Result<()> {
     let jobs = Arc::<Jobs>::default();
     let pool = Arc::clone(&storage.pool);
     let usage = Arc::<Usage>::default();
-    let daemon = Arc::new(Daemon { plan, pool, jobs, usage, started: Instant::now() });
+    let peers = Peers::load(&plan, to_peers)?;
+    let daemon = Arc::new(Daemon { plan, pool, jobs, usage, peers, started: Instant::now() });
 
     let exports = Arc::new(exports::Images::new(Arc::clone(&daemon.pool)));
     let mut limits = Limits::default();
@@ -112,12 +126,17 @@ async fn serve(plan: Plan, storage: &Storage) -> Result<()> {
     let (stop_api, stopping) = watch::channel(false);
     let api = tokio::spawn(api::serve(api_socket.listener()?, Arc::clone(&daemon), stopping));
     drop(tokio::spawn(high_water::watch(Arc::clone(&daemon))));
-    announce(&daemon.plan);
+    let (stop_peers, peers_stop) = watch::channel(false);
+    if let Some(listener) = daemon.peers.listener()? {
+        transfers::listen(&daemon, listener, peers_stop)?;
+    }
+    announce(&daemon);
 
     let name = signals.next().await;
     tracing::info!(signal = name, "stopping");
     notify::stopping();
     end_hard_if_impatient()?;
+    let _ = stop_peers.send(true); // no receiver is left if nobody listens
     let _ = stop_api.send(true); // no receiver is left if the API has failed already
     let cut_off = tokio::task::spawn_blocking(move || {
         let jobs_ended = daemon.jobs.stop(IN_FLIGHT_TIME);
@@ -134,11 +153,14 @@ async fn serve(plan: Plan, storage: &Storage) -> Result<()> {
 }
 
 /// Says where and how to connect, for people, scripts that wait for `ready`, and systemd.
-fn announce(plan: &Plan) {
+fn announce(daemon: &Daemon) {
+    let plan = &daemon.plan;
+    let peers = daemon.peers.address().map(|address| format!(", peers on {address}"));
+    let peers = peers.unwrap_or_default();
     let (pool, nbd, api) =
         (plan.pool.display(), plan.nbd_socket.display(), plan.api_socket.display());
     let text = format!(
-        "ready: pool {pool}, NBD on {nbd}, control on {api}\n  \
+        "ready: pool {pool}, NBD on {nbd}, control on {api}{peers}\n  \
          make an image:  blockyard image create NAME 20G --api {api}\n  \
          use it:         qemu-system-x86_64 -drive 'file=nbd+unix:///NAME?socket={nbd},format=raw,if=virtio'\n"
     );

@@ -221,6 +221,25 @@ impl<D: Directory> Pool<D> {
         self.share(source, name, ImageKind::Writable, now_unix_s).await
     }
 
+    /// A read-only image of the content at this moment that nobody else sees and that is gone when the volume
+    /// is dropped, and after a crash. Later writes and a removal of `source` do not change it.
+    pub async fn hold_snapshot(
+        self: &Arc<Self>,
+        source: &ImageName,
+        now_unix_s: u64,
+    ) -> Result<Volume<D>> {
+        let source_id = self.lock().find(source)?;
+        let id = self.share_as(source_id, source, ImageKind::Snapshot, true, now_unix_s).await?;
+        let client = Client {
+            connection: 0,
+            pid: None,
+            uid: None,
+            writes: false,
+            purpose: "transfer".to_owned(),
+        };
+        self.open_volume(id, client)
+    }
+
     /// The barrier is the turn for the whole image: submitted changes drain, later ones wait until the
     /// pages are held, then go on, copying. The commit, with its sync of the data, comes after.
     async fn share(
@@ -231,25 +250,36 @@ impl<D: Directory> Pool<D> {
         now_unix_s: u64,
     ) -> Result<ImageId> {
         let source_id = self.lock().find(source)?;
-        let room = 2 * self.record_length(source_id)? + 512;
-        let id = {
-            let _turn = self.take_turn(source_id, WHOLE_IMAGE).await?;
-            let mut state = self.lock_with_room(room).await?;
-            state.check_free(name)?;
-            let record = ImageRecord {
-                name: name.clone(),
-                kind,
-                hidden: false,
-                created_unix_s: now_unix_s,
-                ..state.image(source_id)?.record.clone()
-            };
-            let id = state.new_image_id();
-            state.insert_image(id, record);
-            state.seal();
-            self.wake_wanted(state);
-            id
-        };
+        let id = self.share_as(source_id, name, kind, false, now_unix_s).await?;
         self.commit_now().await?;
+        Ok(id)
+    }
+
+    async fn share_as(
+        &self,
+        source_id: ImageId,
+        name: &ImageName,
+        kind: ImageKind,
+        hidden: bool,
+        now_unix_s: u64,
+    ) -> Result<ImageId> {
+        let room = 2 * self.record_length(source_id)? + 512;
+        let _turn = self.take_turn(source_id, WHOLE_IMAGE).await?;
+        let mut state = self.lock_with_room(room).await?;
+        if !hidden {
+            state.check_free(name)?;
+        }
+        let record = ImageRecord {
+            name: name.clone(),
+            kind,
+            hidden,
+            created_unix_s: now_unix_s,
+            ..state.image(source_id)?.record.clone()
+        };
+        let id = state.new_image_id();
+        state.insert_image(id, record);
+        state.seal();
+        self.wake_wanted(state);
         Ok(id)
     }
 

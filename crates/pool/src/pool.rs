@@ -8,6 +8,7 @@ use crate::frees::Generation;
 use crate::ranges::Ticket;
 use crate::state::State;
 use crate::store::Store;
+use crate::types::PoolId;
 use blockyard_block::{Error, ErrorKind, HashAlgorithm, ImageId, Result};
 use blockyard_io::Directory;
 use event_listener::Event;
@@ -68,6 +69,11 @@ impl<D: Directory> Pool<D> {
         // A panic under the lock is a bug that was reported where it happened; serving on with what
         // asserts left consistent beats taking every image down.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pool's id and how it hashes: fixed for its life.
+    pub fn identity(&self) -> (PoolId, HashAlgorithm) {
+        (self.lock().pool.id, self.hash)
     }
 
     pub(crate) fn hash_algorithm(&self) -> HashAlgorithm {

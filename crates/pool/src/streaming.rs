@@ -17,5 +17,5 @@ mod source;
 mod take;
 
 pub use hashes::ExtentHashes;
-pub use lookup::Lookup;
+pub use lookup::{Lookup, Working};
 pub use receive::{Missing, Receive};

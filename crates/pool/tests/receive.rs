@@ -43,14 +43,14 @@ impl Told {
 /// Extents taken whole, clusters taken, clusters written.
 async fn fill(receive: &mut Receive<SimDirectory>, told: &Told) -> (usize, usize, usize) {
     let summaries: Vec<_> = told.extents.iter().map(|(index, sum, _)| (*index, *sum)).collect();
-    let whole = receive.take_whole(&summaries).await.unwrap();
+    let whole = receive.take_whole(&summaries, &mut || Ok(())).await.unwrap();
     let (mut taken, mut written) = (0, 0);
     for ((index, summary, hashes), whole) in told.extents.iter().zip(&whole) {
         if !whole {
             receive.lookup().add(*index, *summary, hashes.clone()).await.unwrap();
         }
     }
-    receive.search().await.unwrap();
+    receive.search(&mut || Ok(())).await.unwrap();
     while let Some(missing) = receive.take().await.unwrap() {
         taken += missing.taken;
         written += missing.slots.len();
@@ -223,7 +223,7 @@ fn lies_are_refused_and_leave_nothing() {
         assert_eq!(kind(longer), Some(ErrorKind::InvalidArgument));
         small.abandon().await;
         // Bytes that are not what their hash says, then a digest that is not that of the whole.
-        receive.search().await.unwrap();
+        receive.search(&mut || Ok(())).await.unwrap();
         let missing = receive.take().await.unwrap().unwrap();
         let (slot, hash) = missing.slots[0];
         let bytes = Buffer::copy_of(&clusters([99]));

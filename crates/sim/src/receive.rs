@@ -46,7 +46,10 @@ impl Client {
             writes: false,
             purpose: "push".to_owned(),
         };
-        let volume = pool.open_image(&image_name(source), client)?;
+        let volume = match context.one_in(2) {
+            true => pool.hold_snapshot(&image_name(source), NOW_UNIX_S).await?,
+            false => pool.open_image(&image_name(source), client)?,
+        };
         if volume.size() != size {
             return Err(Error::new(ErrorKind::Busy, "the source was resized before"));
         }
@@ -85,13 +88,14 @@ impl Client {
             let hashes = volume.extent_hashes(index).await?;
             let summary = hashes.summary(self.context.scenario.hash);
             told.push((index, summary));
-            if by_extent && receive.take_whole(&[(index, summary)]).await? == [true] {
+            if by_extent && receive.take_whole(&[(index, summary)], &mut || Ok(())).await? == [true]
+            {
                 self.context.note(Count::ExtentsTaken);
                 continue;
             }
             receive.lookup().add(index, summary, hashes).await?;
         }
-        receive.search().await?;
+        receive.search(&mut || Ok(())).await?;
         while let Some(missing) = receive.take().await? {
             let taken = missing.taken as u64;
             self.context.totals.borrow_mut().note(Count::ClustersTaken, taken);

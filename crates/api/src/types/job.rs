@@ -2,6 +2,7 @@
 
 use crate::types::error::ErrorDetail;
 use crate::types::image::Image;
+use crate::types::peer::TransferReport;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -33,6 +34,11 @@ pub enum JobKind {
     Export,
     Scrub,
     Reclaim,
+    Push,
+    Pull,
+    Quote,
+    /// What a peer asked for.
+    Answer,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -59,6 +65,7 @@ pub enum JobReport {
     Export(ExportReport),
     Scrub(ScrubReport),
     Reclaim(ReclaimReport),
+    Transfer(TransferReport),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

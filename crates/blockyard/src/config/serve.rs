@@ -48,6 +48,10 @@ pub(crate) struct ServeSettings {
     #[arg(long, value_name = "PATH")]
     pub(crate) api_socket: Option<PathBuf>,
 
+    /// Listen for other daemons here, HOST:PORT [env: BLOCKYARD_PEER; default: nowhere]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) peer: Option<String>,
+
     /// Owner of the NBD socket, by name or number [env: BLOCKYARD_SOCKET_OWNER]
     #[arg(long, value_name = "USER")]
     pub(crate) socket_owner: Option<String>,
@@ -77,7 +81,7 @@ pub(crate) struct ServeSettings {
 
 impl ServeSettings {
     /// The names of all settings, as in the config file.
-    pub(crate) const KEYS: [&str; 14] = [
+    pub(crate) const KEYS: [&str; 15] = [
         "hash",
         "data",
         "capacity",
@@ -86,6 +90,7 @@ impl ServeSettings {
         "io_threads",
         "nbd_socket",
         "api_socket",
+        "peer",
         "socket_owner",
         "socket_group",
         "socket_mode",
@@ -106,6 +111,7 @@ impl ServeSettings {
             io_threads: self.io_threads.or(lower.io_threads),
             nbd_socket: self.nbd_socket.or(lower.nbd_socket),
             api_socket: self.api_socket.or(lower.api_socket),
+            peer: self.peer.or(lower.peer),
             socket_owner: self.socket_owner.or(lower.socket_owner),
             socket_group: self.socket_group.or(lower.socket_group),
             socket_mode: self.socket_mode.or(lower.socket_mode),

@@ -9,6 +9,7 @@ mod content;
 mod describe;
 mod images;
 mod jobs;
+mod peers;
 mod pool;
 
 pub(super) use pool::start_reclaim;
@@ -86,6 +87,11 @@ fn documented() -> OpenApiRouter<Arc<Daemon>> {
         .routes(routes!(images::diff))
         .routes(routes!(content::import))
         .routes(routes!(content::export))
+        .routes(routes!(peers::identity))
+        .routes(routes!(peers::list, peers::add))
+        .routes(routes!(peers::remove))
+        .routes(routes!(peers::push))
+        .routes(routes!(peers::pull))
         .routes(routes!(jobs::list))
         .routes(routes!(jobs::get, jobs::cancel))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX));

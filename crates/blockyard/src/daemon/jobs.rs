@@ -252,6 +252,10 @@ fn activity(job: &Job) -> String {
         JobKind::Export => "export",
         JobKind::Scrub => "scrub",
         JobKind::Reclaim => "reclaim",
+        JobKind::Push => "push",
+        JobKind::Pull => "pull",
+        JobKind::Quote => "quote",
+        JobKind::Answer => "transfer that a peer asked for",
     };
     let image = job.image.as_ref().map(|image| format!(" of {image}")).unwrap_or_default();
     match job.total {

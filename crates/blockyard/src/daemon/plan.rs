@@ -24,6 +24,8 @@ pub(crate) struct Plan {
     pub(crate) io_threads: Option<usize>,
     pub(crate) nbd_socket: PathBuf,
     pub(crate) api_socket: PathBuf,
+    /// If set: where to listen for peers.
+    pub(crate) peer: Option<String>,
     pub(crate) socket_owner: Option<String>,
     pub(crate) socket_group: Option<String>,
     pub(crate) socket_mode: u32,
@@ -46,6 +48,7 @@ impl Plan {
             io_threads: settings.io_threads.map(|IoThreads(count)| count),
             nbd_socket: socket(&nbd_socket, "--nbd-socket")?,
             api_socket: socket(&config.api_socket()?, "--api-socket")?,
+            peer: settings.peer,
             socket_owner: settings.socket_owner,
             socket_group: settings.socket_group,
             socket_mode: settings.socket_mode.map_or(0o660, |SocketMode(mode)| mode),

@@ -17,6 +17,9 @@ use blockyard_io::{Directory, Disk};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+/// Called again and again during long work; its error ends the work.
+pub type Working<'a> = &'a mut dyn FnMut() -> Result<()>;
+
 /// An image that has an extent with a certain summary, and where.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
@@ -87,8 +90,12 @@ impl<D: Directory> Lookup<D> {
     }
 
     /// For each summary, whether the pool has an extent of that content.
-    pub async fn find_whole(&self, summaries: &[(u64, ContentHash)]) -> Result<Vec<bool>> {
-        let places = self.places(summaries).await?;
+    pub async fn find_whole(
+        &self,
+        summaries: &[(u64, ContentHash)],
+        working: Working<'_>,
+    ) -> Result<Vec<bool>> {
+        let places = self.places(summaries, working).await?;
         Ok(places.iter().map(Option::is_some).collect())
     }
 
@@ -96,6 +103,7 @@ impl<D: Directory> Lookup<D> {
     pub(super) async fn places(
         &self,
         summaries: &[(u64, ContentHash)],
+        working: Working<'_>,
     ) -> Result<Vec<Option<Place>>> {
         let mut places: Vec<Option<Place>> = vec![None; summaries.len()];
         let mut wanted: BTreeMap<ContentHash, Vec<usize>> = BTreeMap::new();
@@ -115,6 +123,7 @@ impl<D: Directory> Lookup<D> {
                 continue;
             }
             for (index, extent) in self.pool.extents_in(page, number) {
+                working()?;
                 // An extent that changed meanwhile, or is damaged, is not one to be found.
                 let Ok(summary) = self.pool.summary(extent).await else { continue };
                 for at in wanted.get(&summary).into_iter().flatten() {
@@ -192,14 +201,14 @@ impl<D: Directory> Lookup<D> {
 
     /// Looks all added hashes up: one pass over the pool's hash table, no data. To be called once, after
     /// the last extent.
-    pub async fn search(&mut self) -> Result<()> {
+    pub async fn search(&mut self, working: Working<'_>) -> Result<()> {
         let Some(wanted) = self.wanted.take() else { return Ok(()) };
         let wanted = wanted.finish();
         let mut stored = self.pool.new_sorter();
         let mut found = self.pool.new_sorter();
         let mut result = match self.wanted_count {
             0 => Ok(()),
-            _ => self.scan(&wanted, &mut stored).await,
+            _ => self.scan(&wanted, &mut stored, working).await,
         };
         let stored = stored.finish();
         if result.is_ok() {
@@ -212,10 +221,16 @@ impl<D: Directory> Lookup<D> {
     }
 
     /// Sorts what the pool stores; only what is wanted, if the list is in memory.
-    async fn scan(&self, wanted: &Sorted<D>, stored: &mut Sorter<D>) -> Result<()> {
+    async fn scan(
+        &self,
+        wanted: &Sorted<D>,
+        stored: &mut Sorter<D>,
+        working: Working<'_>,
+    ) -> Result<()> {
         let pool = &self.pool;
         let reserved = pool.reserved_clusters();
         for region in (1..pool.region_count()).map(RegionIndex) {
+            working()?;
             let clusters = pool.clusters_with_data(region, &reserved);
             for (cluster, hash) in pool.region_hashes(region, &clusters).await?.hashes {
                 let record = record_of(cluster, &hash);

@@ -1,7 +1,7 @@
 //! Filling a hidden image with what another pool's image holds.
 
 use super::ExtentHashes;
-use super::lookup::{Lookup, hit_of, lie};
+use super::lookup::{Lookup, Working, hit_of, lie};
 use super::take::Candidate;
 use crate::index::sorter::Merge;
 use crate::pool::Pool;
@@ -77,9 +77,13 @@ impl<D: Directory> Receive<D> {
 
     /// Takes whole extents that the pool has, with these summaries; for each, whether it was taken. One walk
     /// over all maps, no data.
-    pub async fn take_whole(&mut self, summaries: &[(u64, ContentHash)]) -> Result<Vec<bool>> {
+    pub async fn take_whole(
+        &mut self,
+        summaries: &[(u64, ContentHash)],
+        working: Working<'_>,
+    ) -> Result<Vec<bool>> {
         let mut taken = Vec::with_capacity(summaries.len());
-        let places = self.lookup.places(summaries).await?;
+        let places = self.lookup.places(summaries, working).await?;
         for ((index, summary), place) in summaries.iter().zip(places) {
             let in_image = self.lookup.clusters_in(*index);
             taken.push(match place {
@@ -94,8 +98,8 @@ impl<D: Directory> Receive<D> {
     }
 
     /// Looks all added hashes up. No data.
-    pub async fn search(&mut self) -> Result<()> {
-        self.lookup.search().await?;
+    pub async fn search(&mut self, working: Working<'_>) -> Result<()> {
+        self.lookup.search(working).await?;
         self.hits = self.lookup.hits();
         Ok(())
     }

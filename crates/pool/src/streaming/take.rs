@@ -78,10 +78,13 @@ impl<D: Directory> Pool<D> {
         in_image: usize,
     ) -> Result<bool> {
         // The source may have been removed, or cut.
-        let Ok(turn) = self.take_turn(place.image, clusters_of(place.index)).await else {
-            return Ok(false);
+        let turn = match blockyard_io::broken("I6-receive-no-turn") {
+            true => None,
+            false => Some(self.take_turn(place.image, clusters_of(place.index)).await),
         };
-        let _turn = (!blockyard_io::broken("I6-receive-no-turn")).then_some(turn);
+        if matches!(turn, Some(Err(_))) {
+            return Ok(false);
+        }
         match self.summary(place.extent).await {
             Ok(found) if found == summary => {}
             _ => return Ok(false),

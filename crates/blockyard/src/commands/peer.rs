@@ -1,0 +1,81 @@
+//! `blockyard peer`: the daemons that this one knows.
+
+use crate::commands::Session;
+use crate::output::table::Table;
+use anyhow::Result;
+use blockyard_api::{Peer, PeerAllow, PeerList};
+use clap::{Subcommand, ValueEnum};
+
+/// Make other daemons known, to move images to and from them
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a daemon known. On both sides, for each to know the other
+    Add {
+        name: String,
+        /// HOST:PORT, as it was told by `serve --peer` there
+        address: String,
+        /// What `blockyard identity` prints there
+        fingerprint: String,
+        /// What it may do here: push images to this pool, pull any image from it, or both. Without it, it is
+        /// only called
+        #[arg(long, value_enum)]
+        allow: Option<Allow>,
+    },
+    /// List the daemons that are known
+    List,
+    /// Forget a daemon. It is served no more, at once
+    Remove { name: String },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Allow {
+    Push,
+    Pull,
+    Both,
+}
+
+pub(crate) fn run(command: &Command, session: &Session) -> Result<()> {
+    let mut client = session.client()?;
+    match command {
+        Command::Add { name, address, fingerprint, allow } => {
+            let allow = match allow {
+                None => PeerAllow::None,
+                Some(Allow::Push) => PeerAllow::Push,
+                Some(Allow::Pull) => PeerAllow::Pull,
+                Some(Allow::Both) => PeerAllow::Both,
+            };
+            let peer = Peer {
+                name: name.clone(),
+                address: address.clone(),
+                fingerprint: fingerprint.clone(),
+                allow,
+            };
+            let added = client.add_peer(&peer)?;
+            session.output.print(&added, || format!("{} is known\n", added.name))
+        }
+        Command::List => {
+            let list = client.peers()?;
+            session.output.print(&list, || table(&list))
+        }
+        Command::Remove { name } => {
+            client.remove_peer(name)?;
+            let left = client.peers()?;
+            session.output.print(&left, || format!("{name} is forgotten\n"))
+        }
+    }
+}
+
+fn table(list: &PeerList) -> String {
+    let mut table = Table::with_header(["NAME", "ADDRESS", "ALLOWED", "FINGERPRINT"]);
+    for peer in &list.peers {
+        let allowed = match peer.allow {
+            PeerAllow::None => "-",
+            PeerAllow::Push => "push",
+            PeerAllow::Pull => "pull",
+            PeerAllow::Both => "push, pull",
+        };
+        let (name, address) = (peer.name.clone(), peer.address.clone());
+        table.row([name, address, allowed.to_owned(), peer.fingerprint.clone()]);
+    }
+    table.to_string()
+}

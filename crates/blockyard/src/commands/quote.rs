@@ -1,0 +1,34 @@
+//! `blockyard quote NAME PEER`, or `PEER/NAME`.
+
+use crate::commands::{Session, transfer};
+use anyhow::Result;
+use blockyard_api::{PullImage, PushImage};
+use clap::Args;
+
+/// Tell what a push or a pull would take; reads no data on either side
+#[derive(Debug, Args)]
+pub(crate) struct Flags {
+    /// NAME, to be pushed; or PEER/NAME, to be pulled
+    image: String,
+    /// Whom it would be pushed to
+    peer: Option<String>,
+}
+
+pub(crate) fn run(flags: &Flags, session: &Session) -> Result<()> {
+    let mut client = session.client()?;
+    let (started, done) = match (&flags.peer, transfer::split(&flags.image)) {
+        (Some(peer), None) => {
+            let request = PushImage { peer: peer.clone(), target: None, quote: true };
+            let done = format!("a push of {} to {peer}:", flags.image);
+            (client.push_image(&flags.image, &request)?, done)
+        }
+        (None, Some((peer, source))) => {
+            let request =
+                PullImage { peer: peer.to_owned(), source: Some(source.to_owned()), quote: true };
+            let done = format!("a pull of {source} from {peer}:");
+            (client.pull_image(source, &request)?, done)
+        }
+        _ => return Err(transfer::malformed(&flags.image, "NAME with a PEER, or PEER/NAME")),
+    };
+    transfer::finish(session, &mut client, started, "quote", &done)
+}

@@ -1,0 +1,32 @@
+//! Streaming between daemons: an image is offered as a list of hashes, and only what the receiver lacks crosses.
+//!
+//! `message.rs` bounds what comes from the wire. [`Wire`] is a conversation of such messages, for a thread that
+//! may block; what carries it is not its business: gRPC with mutual TLS does (`client.rs`, `server.rs`), and a pipe
+//! could. The two roles (`sender.rs`, `receiver.rs`) speak over a `Wire` and know no network. Which peers there
+//! are, and what they may, is the [`Host`]'s business.
+#![forbid(unsafe_code)]
+
+mod client;
+mod identity;
+mod message;
+mod order;
+mod receiver;
+mod sender;
+mod server;
+mod tls;
+mod wire;
+
+pub use client::connect;
+pub use identity::{Fingerprint, Identity};
+pub use order::{Account, Allowed, Direction, Order, Progress, answer, pull, push};
+pub use server::{Host, serve};
+pub use wire::{Wire, wire_pair};
+
+/// What build.rs makes of the .proto.
+mod v1 {
+    #![allow(clippy::all, unreachable_pub, missing_docs, reason = "generated")]
+    tonic::include_proto!("blockyard.transfer.v1");
+}
+
+/// The version of the protocol that this build speaks.
+pub const VERSION: u32 = 1;

@@ -1,0 +1,256 @@
+//! Messages as the roles see them. Decoding bounds every length and refuses what contradicts itself, so that
+//! nothing behind it needs to; it never panics, whatever came.
+
+use crate::order::{Direction, Order};
+use crate::v1;
+use crate::v1::message::Kind;
+use blockyard_block::{
+    CLUSTER_SIZE, ContentHash, EXTENT_CLUSTERS, Error, ErrorKind, ImageName, Result,
+};
+use blockyard_pool::ExtentHashes;
+use prost::bytes::Bytes;
+
+/// Extents in one list of summaries.
+pub(crate) const SUMMARIES_MAX: usize = 16 << 10;
+/// Clusters in one message: 1 MiB.
+pub(crate) const CLUSTERS_MAX: usize = 256;
+/// No message is larger when it is encoded.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 2 << 20;
+const TEXT_BYTES_MAX: usize = 2000;
+const HASH_BYTES: usize = 32;
+
+/// What an extent has in each of its slots: a bit for each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SlotBits([u8; EXTENT_CLUSTERS / 8]);
+
+impl SlotBits {
+    pub(crate) fn of(slots: impl Iterator<Item = usize>) -> SlotBits {
+        let mut bits = [0; EXTENT_CLUSTERS / 8];
+        slots.for_each(|slot| bits[slot / 8] |= 1 << (slot % 8));
+        SlotBits(bits)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<SlotBits> {
+        bytes.try_into().map(SlotBits).map_err(|_| nonsense("slots without a bit for each"))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..EXTENT_CLUSTERS).filter(|slot| self.0[slot / 8] >> (slot % 8) & 1 == 1)
+    }
+}
+
+/// One step of a conversation.
+#[derive(Clone)]
+pub(crate) enum Message {
+    Hello { version: u32, hash: String, pool: [u8; 16] },
+    Order(Order),
+    Offer { size: u64 },
+    Summaries { list: Vec<(u64, ContentHash)>, last: bool },
+    Lacking(Vec<bool>),
+    Hashes { index: u64, hashes: ExtentHashes },
+    Found { extents_whole: u64, clusters_listed: u64, clusters_found: u64 },
+    Wanted { index: u64, slots: SlotBits },
+    WantedEnd,
+    Clusters { index: u64, first_slot: usize, data: Bytes },
+    Finish { digest: ContentHash },
+    Done,
+    Failure { kind: ErrorKind, message: String },
+    Alive,
+}
+
+impl Message {
+    /// The name in the .proto, for errors.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Message::Hello { .. } => "Hello",
+            Message::Order(_) => "Order",
+            Message::Offer { .. } => "Offer",
+            Message::Summaries { .. } => "Summaries",
+            Message::Lacking(_) => "Lacking",
+            Message::Hashes { .. } => "ExtentHashes",
+            Message::Found { .. } => "Found",
+            Message::Wanted { .. } | Message::WantedEnd => "Wanted",
+            Message::Clusters { .. } => "Clusters",
+            Message::Finish { .. } => "Finish",
+            Message::Done => "Done",
+            Message::Failure { .. } => "Failure",
+            Message::Alive => "Alive",
+        }
+    }
+
+    pub(crate) fn failure(error: &Error) -> Message {
+        let mut message = error.message().to_owned();
+        let cut = (0..=TEXT_BYTES_MAX).rev().find(|at| message.is_char_boundary(*at));
+        message.truncate(cut.unwrap_or(0));
+        Message::Failure { kind: error.kind(), message }
+    }
+
+    pub(crate) fn encode(self) -> v1::Message {
+        let kind = match self {
+            Message::Hello { version, hash, pool } => {
+                Kind::Hello(v1::Hello { version, hash, pool: Bytes::copy_from_slice(&pool) })
+            }
+            Message::Order(order) => Kind::Order(encode_order(&order)),
+            Message::Offer { size } => Kind::Offer(v1::Offer { size }),
+            Message::Summaries { list, last } => Kind::Summaries(v1::Summaries {
+                indices: list.iter().map(|(index, _)| *index).collect(),
+                summaries: list.iter().flat_map(|(_, hash)| hash.0).collect::<Vec<u8>>().into(),
+                last,
+            }),
+            Message::Lacking(lacking) => {
+                let mut bits = vec![0u8; lacking.len().div_ceil(8)];
+                for (at, lacks) in lacking.iter().enumerate() {
+                    bits[at / 8] |= u8::from(*lacks) << (at % 8);
+                }
+                Kind::Lacking(v1::Lacking { bits: bits.into() })
+            }
+            Message::Hashes { index, hashes } => {
+                let bits = SlotBits::of(hashes.iter().map(|(slot, _)| slot));
+                Kind::ExtentHashes(v1::ExtentHashes {
+                    index,
+                    bits: Bytes::copy_from_slice(&bits.0),
+                    hashes: hashes.iter().flat_map(|(_, hash)| hash.0).collect::<Vec<u8>>().into(),
+                })
+            }
+            Message::Found { extents_whole, clusters_listed, clusters_found } => {
+                Kind::Found(v1::Found { extents_whole, clusters_listed, clusters_found })
+            }
+            Message::Wanted { index, slots } => Kind::Wanted(v1::Wanted {
+                index,
+                bits: Bytes::copy_from_slice(&slots.0),
+                end: false,
+            }),
+            Message::WantedEnd => {
+                Kind::Wanted(v1::Wanted { index: 0, bits: Bytes::new(), end: true })
+            }
+            Message::Clusters { index, first_slot, data } => {
+                Kind::Clusters(v1::Clusters { index, first_slot: first_slot as u32, data })
+            }
+            Message::Finish { digest } => {
+                Kind::Finish(v1::Finish { digest: Bytes::copy_from_slice(&digest.0) })
+            }
+            Message::Done => Kind::Done(v1::Done {}),
+            Message::Failure { kind, message } => {
+                Kind::Failure(v1::Failure { kind: kind.label().to_owned(), message })
+            }
+            Message::Alive => Kind::Alive(v1::Alive {}),
+        };
+        v1::Message { kind: Some(kind) }
+    }
+
+    pub(crate) fn decode(message: v1::Message) -> Result<Message> {
+        let Some(kind) = message.kind else { return Err(nonsense("an empty message")) };
+        Ok(match kind {
+            Kind::Hello(hello) => Message::Hello {
+                version: hello.version,
+                hash: checked_text(hello.hash)?,
+                pool: hello.pool.as_ref().try_into().map_err(|_| nonsense("a pool's id"))?,
+            },
+            Kind::Order(order) => Message::Order(decode_order(&order)?),
+            Kind::Offer(offer) => Message::Offer { size: offer.size },
+            Kind::Summaries(summaries) => decode_summaries(&summaries)?,
+            Kind::Lacking(lacking) => {
+                if lacking.bits.len() > SUMMARIES_MAX / 8 {
+                    return Err(nonsense("too many extents"));
+                }
+                let bits = (0..lacking.bits.len() * 8).map(|at| lacking.bits[at / 8] >> (at % 8));
+                Message::Lacking(bits.map(|bit| bit & 1 == 1).collect())
+            }
+            Kind::ExtentHashes(hashes) => decode_hashes(&hashes)?,
+            Kind::Found(found) => Message::Found {
+                extents_whole: found.extents_whole,
+                clusters_listed: found.clusters_listed,
+                clusters_found: found.clusters_found,
+            },
+            Kind::Wanted(wanted) if wanted.end => Message::WantedEnd,
+            Kind::Wanted(wanted) => {
+                Message::Wanted { index: wanted.index, slots: SlotBits::decode(&wanted.bits)? }
+            }
+            Kind::Clusters(clusters) => decode_clusters(clusters)?,
+            Kind::Finish(finish) => Message::Finish { digest: one_hash(&finish.digest)? },
+            Kind::Done(_) => Message::Done,
+            Kind::Failure(failure) => Message::Failure {
+                kind: ErrorKind::from_label(&failure.kind).unwrap_or(ErrorKind::Io),
+                message: checked_text(failure.message)?,
+            },
+            Kind::Alive(_) => Message::Alive,
+        })
+    }
+}
+
+fn encode_order(order: &Order) -> v1::Order {
+    let direction = match order.direction {
+        Direction::Push => v1::order::Direction::Push,
+        Direction::Pull => v1::order::Direction::Pull,
+    };
+    v1::Order { direction: direction.into(), image: order.image.to_string(), quote: order.quote }
+}
+
+fn decode_order(order: &v1::Order) -> Result<Order> {
+    let direction = match v1::order::Direction::try_from(order.direction) {
+        Ok(v1::order::Direction::Push) => Direction::Push,
+        Ok(v1::order::Direction::Pull) => Direction::Pull,
+        _ => return Err(nonsense("an order without a direction")),
+    };
+    Ok(Order { direction, image: ImageName::parse(&order.image)?, quote: order.quote })
+}
+
+fn decode_summaries(summaries: &v1::Summaries) -> Result<Message> {
+    let count = summaries.indices.len();
+    if count > SUMMARIES_MAX || summaries.summaries.len() != count * HASH_BYTES {
+        return Err(nonsense("summaries that do not fit their extents"));
+    }
+    if !summaries.indices.is_sorted_by(|one, next| one < next) {
+        return Err(nonsense("extents out of order"));
+    }
+    let hashes = summaries.summaries.chunks_exact(HASH_BYTES).map(one_hash);
+    let list = summaries.indices.iter().zip(hashes);
+    let list: Result<Vec<_>> = list.map(|(index, hash)| Ok((*index, hash?))).collect();
+    Ok(Message::Summaries { list: list?, last: summaries.last })
+}
+
+fn decode_hashes(told: &v1::ExtentHashes) -> Result<Message> {
+    let slots = SlotBits::decode(&told.bits)?;
+    if told.hashes.len() != slots.iter().count() * HASH_BYTES {
+        return Err(nonsense("hashes that do not fit their slots"));
+    }
+    let mut bytes = vec![0; ExtentHashes::BYTES];
+    for (slot, hash) in slots.iter().zip(told.hashes.chunks_exact(HASH_BYTES)) {
+        bytes[slot * HASH_BYTES..][..HASH_BYTES].copy_from_slice(hash);
+    }
+    let hashes = ExtentHashes::from_bytes(bytes).ok_or_else(|| nonsense("hashes"))?;
+    Ok(Message::Hashes { index: told.index, hashes })
+}
+
+fn decode_clusters(clusters: v1::Clusters) -> Result<Message> {
+    let count = clusters.data.len() / CLUSTER_SIZE;
+    let first_slot = clusters.first_slot as usize;
+    let fits = clusters.data.len().is_multiple_of(CLUSTER_SIZE)
+        && (1..=CLUSTERS_MAX).contains(&count)
+        && first_slot < EXTENT_CLUSTERS
+        && first_slot + count <= EXTENT_CLUSTERS;
+    match fits {
+        true => Ok(Message::Clusters { index: clusters.index, first_slot, data: clusters.data }),
+        false => Err(nonsense("clusters that fit no extent")),
+    }
+}
+
+fn one_hash(bytes: impl AsRef<[u8]>) -> Result<ContentHash> {
+    bytes.as_ref().try_into().map(ContentHash).map_err(|_| nonsense("a hash of another length"))
+}
+
+/// Text of a peer ends up in messages and logs: it has no control characters, and an end.
+fn checked_text(text: String) -> Result<String> {
+    match text.len() <= TEXT_BYTES_MAX {
+        true => Ok(text.replace(char::is_control, " ")),
+        false => Err(nonsense("a text without end")),
+    }
+}
+
+/// The error for a message that means nothing.
+pub(crate) fn nonsense(what: &str) -> Error {
+    Error::new(ErrorKind::InvalidArgument, format!("the peer sent nonsense: {what}"))
+}
+
+#[cfg(test)]
+mod tests;

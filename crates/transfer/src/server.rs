@@ -1,0 +1,189 @@
+//! Answering peers. TLS comes first: whoever is not listed gets no further than its handshake.
+
+use crate::client::pass_on;
+use crate::identity::{Fingerprint, Identity};
+use crate::message::MESSAGE_BYTES_MAX;
+use crate::tls::server_config;
+use crate::v1;
+use crate::v1::transfer_server::{Transfer, TransferServer};
+use crate::wire::{QUEUE, Wire};
+use blockyard_block::{Error, Result};
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server;
+use tonic::transport::server::Connected;
+use tonic::{Request, Response, Status, Streaming};
+
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// Handshakes at the same time; more wait in the kernel.
+const HANDSHAKES_MAX: usize = 32;
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// Calls on one connection at the same time.
+const CALLS_MAX: u32 = 8;
+
+/// Who knows the peers, and does what they ask for.
+pub trait Host: Send + Sync + 'static {
+    /// Whether a daemon with this certificate is a peer, now.
+    fn is_listed(&self, peer: &Fingerprint) -> bool;
+
+    /// A listed peer called. Must not block: the work is for a thread.
+    fn answer(&self, peer: Fingerprint, wire: Wire);
+
+    /// Somebody was turned away, or a connection broke before it was one.
+    fn refused(&self, address: &str, why: &str);
+}
+
+/// Serves peers on `listener` until `stop` is ready. Runs on the current runtime.
+pub async fn serve<H: Host>(
+    listener: std::net::TcpListener,
+    identity: &Identity,
+    host: Arc<H>,
+    stop: impl Future<Output = ()>,
+) -> Result<()> {
+    let failed = |error| Error::io("cannot listen for peers", error);
+    listener.set_nonblocking(true).map_err(failed)?;
+    let listener = TcpListener::from_std(listener).map_err(failed)?;
+    let asked = Arc::clone(&host);
+    let config = server_config(identity, Arc::new(move |peer| asked.is_listed(peer)))?;
+    let (accepted, connections) = mpsc::channel(1);
+    let accepting = accept(listener, Arc::new(config).into(), Arc::clone(&host), accepted);
+    let service = TransferServer::new(Service { host })
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let serving = Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .max_concurrent_streams(CALLS_MAX)
+        .add_service(service)
+        .serve_with_incoming(ReceiverStream::new(connections));
+    tokio::select! {
+        served = serving => {
+            served.map_err(|error| Error::io("serving peers", io::Error::other(error)))
+        }
+        () = accepting => Ok(()),
+        () = stop => Ok(()),
+    }
+}
+
+async fn accept<H: Host>(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    host: Arc<H>,
+    accepted: mpsc::Sender<io::Result<Connection>>,
+) {
+    let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let (stream, address) = match listener.accept().await {
+            Ok(connected) => connected,
+            Err(error) => {
+                // Out of descriptors, say: others may end soon.
+                host.refused("nobody", &error.to_string());
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (acceptor, host, accepted) = (acceptor.clone(), Arc::clone(&host), accepted.clone());
+        tokio::spawn(async move {
+            let shaken = tokio::time::timeout(HANDSHAKE_TIME, shake(acceptor, stream)).await;
+            drop(place);
+            match shaken {
+                Ok(Ok(connection)) => drop(accepted.send(Ok(connection)).await),
+                Ok(Err(error)) => host.refused(&address.to_string(), &error.to_string()),
+                Err(_) => host.refused(&address.to_string(), "no handshake in time"),
+            }
+        });
+    }
+}
+
+async fn shake(acceptor: TlsAcceptor, stream: TcpStream) -> io::Result<Connection> {
+    stream.set_nodelay(true)?;
+    let stream = acceptor.accept(stream).await?;
+    let certificates = stream.get_ref().1.peer_certificates();
+    let peer = certificates
+        .and_then(|certificates| certificates.first())
+        .map(Fingerprint::of)
+        .ok_or_else(|| io::Error::other("no certificate was shown"))?;
+    Ok(Connection { stream, peer })
+}
+
+/// A connection of a peer that has shown who it is.
+struct Connection {
+    stream: TlsStream<TcpStream>,
+    peer: Fingerprint,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Fingerprint;
+
+    fn connect_info(&self) -> Fingerprint {
+        self.peer
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+struct Service<H> {
+    host: Arc<H>,
+}
+
+type Answers = Pin<Box<dyn tokio_stream::Stream<Item = Result<v1::Message, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl<H: Host> Transfer for Service<H> {
+    type TransferStream = Answers;
+
+    async fn transfer(
+        &self,
+        request: Request<Streaming<v1::Message>>,
+    ) -> Result<Response<Answers>, Status> {
+        let peer = request.extensions().get::<Fingerprint>().copied();
+        // A peer that was removed keeps its connection, but nothing is answered on it.
+        let Some(peer) = peer.filter(|peer| self.host.is_listed(peer)) else {
+            return Err(Status::permission_denied("this certificate is not that of a peer"));
+        };
+        let (outgoing, answers) = mpsc::channel(QUEUE);
+        let (to_wire, incoming) = mpsc::channel(QUEUE);
+        tokio::spawn(pass_on(request.into_inner(), to_wire));
+        self.host.answer(peer, Wire::new(&Handle::current(), outgoing, incoming));
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers).map(Ok))))
+    }
+}

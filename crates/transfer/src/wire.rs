@@ -1,0 +1,199 @@
+//! A conversation of messages, for a thread that may block. Whatever carries it feeds two bounded channels.
+
+use crate::message::{Message, nonsense};
+use crate::order::Progress;
+use crate::v1;
+use blockyard_block::{Error, ErrorKind, Result};
+use prost::Message as _;
+use std::future::Future;
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
+
+/// Messages that wait to be sent, and to be taken: of at most 1 MiB each.
+pub(crate) const QUEUE: usize = 4;
+/// A peer that says nothing, or takes nothing, for this long is given up.
+const STALL: Duration = Duration::from_secs(60);
+/// Cancelling is noticed within this time.
+const LOOK: Duration = Duration::from_millis(200);
+/// While it works without having anything to say, a side lets the other know this often.
+const ALIVE: Duration = Duration::from_secs(5);
+/// How long the reason of a peer that hung up is waited for.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// One side's end of a conversation with a peer.
+pub struct Wire {
+    runtime: Handle,
+    outgoing: mpsc::Sender<v1::Message>,
+    incoming: mpsc::Receiver<Result<v1::Message>>,
+    bytes_sent: u64,
+    bytes_received: u64,
+    stall: Duration,
+}
+
+/// The two ends of a wire within the process, driven by `runtime`.
+pub fn wire_pair(runtime: &Handle) -> (Wire, Wire) {
+    let (one, mut from_one) = mpsc::channel(QUEUE);
+    let (other, mut from_other) = mpsc::channel(QUEUE);
+    let (to_one, to_other) = (mpsc::channel(QUEUE), mpsc::channel(QUEUE));
+    let pass = |from: &mut mpsc::Receiver<v1::Message>, to: mpsc::Sender<Result<v1::Message>>| {
+        let mut from = std::mem::replace(from, mpsc::channel(1).1);
+        runtime.spawn(async move {
+            while let Some(message) = from.recv().await {
+                if to.send(Ok(message)).await.is_err() {
+                    return;
+                }
+            }
+        });
+    };
+    pass(&mut from_one, to_other.0);
+    pass(&mut from_other, to_one.0);
+    (Wire::new(runtime, one, to_one.1), Wire::new(runtime, other, to_other.1))
+}
+
+impl Wire {
+    pub(crate) fn new(
+        runtime: &Handle,
+        outgoing: mpsc::Sender<v1::Message>,
+        incoming: mpsc::Receiver<Result<v1::Message>>,
+    ) -> Wire {
+        let runtime = runtime.clone();
+        Wire { runtime, outgoing, incoming, bytes_sent: 0, bytes_received: 0, stall: STALL }
+    }
+
+    /// Ends it at once, without blocking, and tells the peer why.
+    pub fn refuse(self, error: &Error) {
+        // Nothing was sent before, so there is room.
+        let _ = self.outgoing.try_send(Message::failure(error).encode());
+    }
+
+    /// Another time after which a peer that says nothing is given up.
+    pub fn with_stall(self, stall: Duration) -> Wire {
+        Wire { stall, ..self }
+    }
+}
+
+/// A wire in use: it looks whether the work was cancelled, and says that it still works.
+pub(crate) struct Session<'a> {
+    wire: Wire,
+    pub(crate) progress: &'a dyn Progress,
+    spoke: Instant,
+}
+
+impl Session<'_> {
+    pub(crate) fn new(wire: Wire, progress: &dyn Progress) -> Session<'_> {
+        Session { wire, progress, spoke: Instant::now() }
+    }
+
+    /// Bytes of all messages so far, before TLS: sent and received.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        (self.wire.bytes_sent, self.wire.bytes_received)
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.progress.is_cancelled() {
+            true => Err(Error::new(ErrorKind::ShutDown, "cancelled; nothing of it remains")),
+            false => Ok(()),
+        }
+    }
+
+    pub(crate) fn send(&mut self, message: Message) -> Result<()> {
+        let message = message.encode();
+        let length = message.encoded_len() as u64;
+        let started = Instant::now();
+        loop {
+            self.check()?;
+            let place = self.wire.outgoing.clone().reserve_owned();
+            match within(&self.wire.runtime, LOOK, place) {
+                Ok(Ok(place)) => {
+                    place.send(message);
+                    self.wire.bytes_sent += length;
+                    self.spoke = Instant::now();
+                    return Ok(());
+                }
+                Ok(Err(_closed)) => return Err(self.last_words()),
+                Err(_) if started.elapsed() > self.wire.stall => return Err(stalled()),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// The next message that says something. A failure that the peer tells is an error here.
+    pub(crate) fn receive(&mut self) -> Result<Message> {
+        let mut started = Instant::now();
+        loop {
+            self.check()?;
+            match within(&self.wire.runtime, LOOK, self.wire.incoming.recv()) {
+                Ok(Some(message)) => {
+                    let message = message?;
+                    self.wire.bytes_received += message.encoded_len() as u64;
+                    match Message::decode(message)? {
+                        Message::Alive => started = Instant::now(),
+                        Message::Failure { kind, message } => return Err(told(kind, &message)),
+                        message => return Ok(message),
+                    }
+                }
+                Ok(None) => return Err(hung_up()),
+                Err(_) if started.elapsed() > self.wire.stall => return Err(stalled()),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// To be called from time to time during long work.
+    pub(crate) fn still_working(&mut self) -> Result<()> {
+        self.check()?;
+        match self.spoke.elapsed() > ALIVE {
+            true => self.send(Message::Alive),
+            false => Ok(()),
+        }
+    }
+
+    /// Tells the peer why this ends, if it still listens.
+    pub(crate) fn fail(&mut self, error: &Error) {
+        let message = Message::failure(error).encode();
+        // Whoever has hung up does not want to know.
+        let _ = within(&self.wire.runtime, LAST_WORDS, self.wire.outgoing.send(message));
+    }
+
+    /// Why the peer takes no more: it may have said so before it left.
+    fn last_words(&mut self) -> Error {
+        let deadline = Instant::now() + LAST_WORDS;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match within(&self.wire.runtime, left, self.wire.incoming.recv()) {
+                Ok(Some(Ok(message))) => {
+                    if let Ok(Message::Failure { kind, message }) = Message::decode(message) {
+                        return told(kind, &message);
+                    }
+                }
+                Ok(Some(Err(error))) => return error,
+                Ok(None) | Err(_) => return hung_up(),
+            }
+        }
+    }
+}
+
+/// Waits on this thread. The timer must be made where the runtime is.
+fn within<F: Future>(runtime: &Handle, time: Duration, future: F) -> Result<F::Output, Elapsed> {
+    runtime.block_on(async { timeout(time, future).await })
+}
+
+fn told(kind: ErrorKind, message: &str) -> Error {
+    Error::new(kind, format!("the peer says: {message}"))
+}
+
+fn hung_up() -> Error {
+    Error::new(ErrorKind::Io, "the connection to the peer ended before the transfer did")
+}
+
+fn stalled() -> Error {
+    Error::new(ErrorKind::Io, "the peer does not go on: given up")
+}
+
+/// The error for a message that is not the next one.
+pub(crate) fn unexpected(message: &Message, expected: &str) -> Error {
+    nonsense(&format!("{} in place of {expected}", message.name()))
+}
