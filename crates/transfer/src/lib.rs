@@ -24,7 +24,13 @@ pub use wire::{Wire, wire_pair};
 
 /// What build.rs makes of the .proto.
 mod v1 {
-    #![allow(clippy::all, unreachable_pub, missing_docs, reason = "generated")]
+    #![allow(
+        clippy::all,
+        clippy::allow_attributes_without_reason,
+        unreachable_pub,
+        missing_docs,
+        reason = "generated"
+    )]
     tonic::include_proto!("blockyard.transfer.v1");
 }
 

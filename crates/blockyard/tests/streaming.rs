@@ -1,0 +1,328 @@
+//! Two daemons that stream images to each other on loopback: what crosses, who may ask, and what is left of a
+//! transfer that was cut off.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use blockyard_faulty::Random;
+use serde_json::Value;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use support::{Daemon, Place};
+
+const MIB: u64 = 1 << 20;
+/// What is known of an extent besides its clusters.
+const PER_EXTENT: u64 = 128;
+
+/// A daemon that peers can call.
+struct Host {
+    place: Place,
+    daemon: Option<Daemon>,
+    address: String,
+    fingerprint: String,
+}
+
+impl Host {
+    fn new(flags: &[&str]) -> Host {
+        let place = Place::new();
+        let flags = [&["--peer", "127.0.0.1:0"], flags].concat();
+        let daemon = place.serve(&flags);
+        let address = daemon.ready.split("peers on ").nth(1).unwrap().to_owned();
+        let fingerprint = place.ok(&["identity"]).trim().to_owned();
+        Host { place, daemon: Some(daemon), address, fingerprint }
+    }
+
+    fn knows(&self, name: &str, other: &Host, allow: &[&str]) {
+        self.knows_at(name, &other.address, &other.fingerprint, allow);
+    }
+
+    fn knows_at(&self, name: &str, address: &str, fingerprint: &str, allow: &[&str]) {
+        let add = ["peer", "add", name, address, fingerprint];
+        self.place.ok(&[&add, allow].concat());
+    }
+
+    /// An image of random bytes, some of them zero.
+    fn import(&self, name: &str, bytes: &[u8]) {
+        let file = self.place.path("import.img");
+        fs::write(&file, bytes).unwrap();
+        self.place.ok(&["image", "import", file.to_str().unwrap(), name]);
+    }
+
+    fn digest(&self, name: &str) -> String {
+        let line = self.place.ok(&["image", "digest", name]);
+        line.split_whitespace().next().unwrap().to_owned()
+    }
+
+    fn images(&self) -> usize {
+        self.place.json(&["image", "list"])["images"].as_array().unwrap().len()
+    }
+
+    /// What a transfer that must fail said.
+    fn refused(&self, arguments: &[&str]) -> String {
+        let finished = self.place.run(arguments);
+        assert!(!finished.status.success(), "{arguments:?}: {finished:?}");
+        finished.err
+    }
+
+    /// Bytes that the daemon has had storage read for it.
+    fn read_bytes(&self) -> u64 {
+        let pid = self.daemon.as_ref().unwrap().pid();
+        let usage = fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
+        let line = usage.lines().find(|line| line.starts_with("read_bytes")).unwrap();
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// Ends it in order; its pool must be sound.
+    fn end(mut self) {
+        self.daemon.take().unwrap().stop();
+        self.place.ok(&["check", "--data", self.place.pool().to_str().unwrap()]);
+    }
+}
+
+fn two() -> (Host, Host) {
+    let (a, b) = (Host::new(&[]), Host::new(&[]));
+    a.knows("b", &b, &[]);
+    b.knows("a", &a, &["--allow", "push"]);
+    (a, b)
+}
+
+/// Random bytes with zeros in every fourth MiB.
+fn content(seed: u64, mib: u64) -> Vec<u8> {
+    let mut random = Random::new(seed);
+    let mut bytes = vec![0; (mib * MIB) as usize];
+    for (number, part) in bytes.chunks_mut(MIB as usize).enumerate() {
+        if number % 4 != 3 {
+            part.chunks_mut(8).for_each(|eight| {
+                eight.copy_from_slice(&random.below(u64::MAX).to_le_bytes());
+            });
+        }
+    }
+    bytes
+}
+
+fn number(report: &Value, field: &str) -> u64 {
+    report[field].as_u64().unwrap_or_else(|| panic!("{field}: {report}"))
+}
+
+#[test]
+fn an_image_crosses_once_and_a_sibling_only_where_it_differs() {
+    let (a, b) = two();
+    let mut bytes = content(1, 32);
+    a.import("web", &bytes);
+    let whole = a.place.json(&["push", "web", "b"]);
+    assert_eq!(number(&whole, "bytes_missing"), 24 * MIB, "{whole}");
+    assert_eq!(a.digest("web"), b.digest("web"));
+
+    let (read_a, read_b) = (a.read_bytes(), b.read_bytes());
+    let again = a.place.json(&["push", "web", "b/again"]);
+    assert_eq!(
+        (number(&again, "bytes_missing"), number(&again, "extents_whole")),
+        (0, 8),
+        "{again}"
+    );
+    assert!(number(&again, "bytes_sent") <= 65536 + 8 * PER_EXTENT, "{again}");
+    let read = (a.read_bytes() - read_a, b.read_bytes() - read_b);
+    assert!(read.0 < MIB && read.1 < MIB, "data was read: {read:?}");
+    assert_eq!(a.digest("web"), b.digest("again"));
+
+    // A MiB that is new, and one from elsewhere in the image, at a place of another extent.
+    bytes[(5 * MIB) as usize..][..MIB as usize].copy_from_slice(&content(2, 1));
+    bytes.copy_within(0..MIB as usize, (9 * MIB) as usize);
+    a.import("sibling", &bytes);
+    let quote = a.place.json(&["quote", "sibling", "b"]);
+    assert_eq!(number(&quote, "bytes_missing"), MIB, "{quote}");
+    let sibling = a.place.json(&["push", "sibling", "b"]);
+    assert_eq!(number(&sibling, "bytes_missing"), MIB, "{sibling}");
+    assert_eq!(number(&sibling, "extents_whole"), 6, "{sibling}");
+    assert_eq!(a.digest("sibling"), b.digest("sibling"));
+    a.end();
+    b.end();
+}
+
+#[test]
+fn an_image_that_is_being_used_can_be_pulled_and_each_side_goes_its_own_way() {
+    let (a, b) = (Host::new(&[]), Host::new(&[]));
+    a.knows("b", &b, &["--allow", "pull"]);
+    b.knows("a", &a, &[]);
+    a.import("web", &content(3, 8));
+    let client = support::NbdClient::open(a.daemon.as_ref().unwrap(), "web");
+    let before = a.digest("web");
+    b.place.ok(&["pull", "a/web", "mine"]);
+    assert_eq!(b.digest("mine"), before);
+    let mut mine = support::NbdClient::open(b.daemon.as_ref().unwrap(), "mine");
+    assert!(mine.write(0, &[9; 8192]));
+    assert_eq!(a.digest("web"), before);
+    assert_ne!(b.digest("mine"), before);
+    drop((client, mine));
+    assert_eq!(a.images(), 1, "the snapshot that was sent is gone");
+    let taken = b.refused(&["pull", "a/web", "mine"]);
+    assert!(taken.contains("mine already"), "{taken}");
+    a.end();
+    b.end();
+}
+
+#[test]
+fn who_is_not_listed_or_not_allowed_gets_nothing() {
+    let (a, b) = (Host::new(&[]), Host::new(&[]));
+    a.import("web", &content(4, 4));
+    b.import("theirs", &content(5, 4));
+    a.knows("b", &b, &[]);
+    let stranger = a.refused(&["push", "web", "b"]);
+    assert!(stranger.contains("b"), "{stranger}");
+    b.knows("a", &a, &["--allow", "push"]);
+    let denied = a.refused(&["pull", "b/theirs"]);
+    assert!(denied.contains("may not pull"), "{denied}");
+    let missing = a.refused(&["push", "nothing", "b"]);
+    assert!(missing.contains("nothing"), "{missing}");
+    a.knows_at("liar", &b.address, &a.fingerprint, &[]);
+    let liar = a.refused(&["push", "web", "liar"]);
+    assert!(liar.contains("another certificate"), "{liar}");
+    a.place.ok(&["push", "web", "b"]);
+    b.place.ok(&["peer", "remove", "a"]);
+    let removed = a.refused(&["push", "web", "b/again"]);
+    assert!(removed.contains("peer"), "{removed}");
+    assert_eq!((a.images(), b.images()), (1, 2));
+    a.end();
+    b.end();
+}
+
+#[test]
+fn pools_that_hash_differently_say_what_to_do() {
+    let (a, b) = (Host::new(&[]), Host::new(&["--hash", "sha256"]));
+    a.knows("b", &b, &[]);
+    b.knows("a", &a, &["--allow", "both"]);
+    a.import("web", &content(6, 4));
+    for command in [["quote", "web", "b"], ["push", "web", "b"]] {
+        let refused = a.refused(&command);
+        assert!(refused.contains("sha256") && refused.contains("export"), "{refused}");
+    }
+    assert_eq!(b.images(), 0);
+    a.end();
+    b.end();
+}
+
+#[test]
+fn an_image_for_which_there_is_no_space_leaves_nothing() {
+    let (a, b) = (Host::new(&[]), Host::new(&["--capacity", "8M"]));
+    a.knows("b", &b, &[]);
+    b.knows("a", &a, &["--allow", "push"]);
+    a.import("web", &content(7, 32));
+    let full = a.refused(&["push", "web", "b"]);
+    assert!(full.contains("space"), "{full}");
+    assert_eq!(b.images(), 0);
+    a.import("small", &content(8, 4));
+    a.place.ok(&["push", "small", "b"]);
+    a.end();
+    b.end();
+}
+
+/// Passes bytes on between who calls it and `to`; cuts the connection off after so many, or flips a bit there.
+fn relay(to: &str, limit: u64, flips: bool) -> (String, Arc<AtomicU64>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (to, passed) = (to.to_owned(), Arc::new(AtomicU64::new(0)));
+    let counted = Arc::clone(&passed);
+    thread::spawn(move || {
+        for caller in listener.incoming().map_while(Result::ok) {
+            let Ok(callee) = TcpStream::connect(&to) else { return };
+            let back = (callee.try_clone().unwrap(), caller.try_clone().unwrap());
+            let counted = Arc::clone(&counted);
+            thread::spawn(move || pass(back.0, back.1, u64::MAX, false, &AtomicU64::new(0)));
+            thread::spawn(move || pass(caller, callee, limit, flips, &counted));
+        }
+    });
+    (address, passed)
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, limit: u64, flips: bool, passed: &AtomicU64) {
+    let mut buffer = vec![0; 16384];
+    let mut flipped = false;
+    while let Ok(count) = from.read(&mut buffer)
+        && count > 0
+    {
+        let total = passed.fetch_add(count as u64, Ordering::Relaxed) + count as u64;
+        if total > limit {
+            if !flips {
+                break;
+            }
+            if !flipped {
+                flipped = true;
+                buffer[count / 2] ^= 1;
+            }
+        }
+        if to.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    for end in [from, to] {
+        let _ = end.shutdown(Shutdown::Both);
+    }
+}
+
+#[test]
+fn a_transfer_that_is_cut_off_or_tampered_with_leaves_nothing_and_can_be_asked_for_again() {
+    let (a, b) = (Host::new(&[]), Host::new(&[]));
+    b.knows("a", &a, &["--allow", "push"]);
+    a.import("web", &content(9, 32));
+    for (number, (limit, flips)) in
+        [(100, false), (4 * MIB, false), (20 * MIB, false), (4 * MIB, true)].into_iter().enumerate()
+    {
+        let (address, _) = relay(&b.address, limit, flips);
+        let name = format!("relay{number}");
+        a.knows_at(&name, &address, &b.fingerprint, &[]);
+        let cut = a.refused(&["push", "web", &name]);
+        assert!(cut.contains("peer"), "{cut}");
+        a.place.ok(&["peer", "remove", &name]);
+    }
+    support::eventually("no half-made image", || {
+        b.place.json(&["pool", "status"])["bytes_physical"] == 0
+    });
+    let (address, passed) = relay(&b.address, u64::MAX, false);
+    a.knows_at("relay", &address, &b.fingerprint, &[]);
+    let report = a.place.json(&["push", "web", "relay"]);
+    assert_eq!(a.digest("web"), b.digest("web"));
+    let (outside, told) = (passed.load(Ordering::Relaxed), number(&report, "bytes_sent"));
+    assert!(outside > told && outside < told + told / 50 + 65536, "{outside} passed, {told} told");
+    a.end();
+    b.end();
+}
+
+#[test]
+fn a_daemon_killed_while_it_receives_has_nothing_half_made_afterwards() {
+    let a = Host::new(&[]);
+    let mut b = Host::new(&[]);
+    a.knows("b", &b, &[]);
+    b.knows("a", &a, &["--allow", "push"]);
+    a.import("web", &content(10, 64));
+    let pool = a.place.pool();
+    for wait_ms in [5, 30, 60] {
+        let mut push = a.place.command();
+        push.arg("push").arg("--pool").arg(&pool).args(["web", "b"]);
+        let mut push = push.stderr(std::process::Stdio::null()).spawn().unwrap();
+        thread::sleep(std::time::Duration::from_millis(wait_ms));
+        drop(b.daemon.take());
+        let pushed = push.wait().unwrap().success();
+        restart(&mut b);
+        if pushed {
+            assert_eq!(a.digest("web"), b.digest("web"));
+            b.place.ok(&["image", "remove", "web"]);
+        }
+        assert_eq!(b.images(), 0, "after {wait_ms} ms");
+    }
+    a.place.ok(&["push", "web", "b"]);
+    assert_eq!(a.digest("web"), b.digest("web"));
+    a.end();
+    b.end();
+}
+
+/// At the address it had.
+fn restart(host: &mut Host) {
+    host.daemon =
+        Some(host.place.serve_pool(Path::new(&host.place.pool()), &["--peer", &host.address]));
+    host.place.wait_until_trusted();
+}
