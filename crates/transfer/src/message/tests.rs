@@ -54,7 +54,7 @@ fn a_failure_keeps_its_kind_and_is_cut_at_a_character() {
 
 #[test]
 fn what_contradicts_itself_is_refused() {
-    let hash = vec![1u8; 32];
+    let hash = [1u8; 32];
     let bits = |slots: &[usize]| Bytes::copy_from_slice(&SlotBits::of(slots.iter().copied()).0);
     let summaries = |indices: Vec<u64>, hashes: usize| {
         Kind::Summaries(v1::Summaries {
