@@ -173,13 +173,13 @@ fn growth_options(flags: &Flags<'_>, full: bool) -> Result<growth::Options> {
     })
 }
 
-/// The command as a user would give it: without what the script adds.
+/// The command as a user would give it: without what the script adds, and where the report went.
 fn spoken(arguments: &[String]) -> String {
     let mut words = vec!["script/bench"];
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
-            "--programs" | "--qemu" => drop(arguments.next()),
+            "--programs" | "--qemu" | "--output" => drop(arguments.next()),
             other => words.push(other),
         }
     }
@@ -301,7 +301,7 @@ mod tests {
 
     #[test]
     fn the_command_is_told_as_it_was_given() {
-        let line = words("--programs target/release --full --qemu x read-4k");
+        let line = words("--programs target/release --full --qemu x --output /tmp/y read-4k");
         assert_eq!(spoken(&line), "script/bench --full read-4k");
     }
 }

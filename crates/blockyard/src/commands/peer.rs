@@ -11,6 +11,7 @@ use clap::{Subcommand, ValueEnum};
 pub(crate) enum Command {
     /// Make a daemon known. On both sides, for each to know the other
     Add {
+        /// What it is called here
         name: String,
         /// HOST:PORT, as it was told by `serve --peer` there
         address: String,

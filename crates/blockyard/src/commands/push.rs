@@ -8,6 +8,7 @@ use clap::Args;
 /// Send an image as it is now to another daemon; only what is missing there crosses
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
+    /// The image here
     name: String,
     /// PEER, or PEER/TARGET to give it another name there
     peer: String,

@@ -1,3 +1,5 @@
+//! What a message becomes on the wire and back, and that nonsense is refused.
+
 use super::{Message, SlotBits};
 use crate::v1;
 use crate::v1::message::Kind;
