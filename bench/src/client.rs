@@ -13,7 +13,7 @@ mod tests;
 mod wire;
 
 pub(crate) use load::{Outcome, run, run_on};
-pub(crate) use shape::{Load, Operation, Pattern};
+pub(crate) use shape::{Load, Operation, Pattern, offsets};
 
 /// Where a server is reached.
 #[derive(Debug, Clone)]

@@ -13,8 +13,8 @@ use std::time::Duration;
 const HELP: &str = "\
 usage: script/bench [--quick | --full] [--list] [--rounds N] [--seconds S] [--gib N] [--dir DIR]
                     [--output DIR] [ROW...]
-       script/bench growth [--seconds S] [--gib N] [--pool-gib N] [--dirty N] [--amplification-seconds S]
-                    [--amplification-gib N] [--dir DIR] [--output DIR] [PART...]
+       script/bench growth [--seconds S] [--gib N] [--pool-gib N] [--dirty N] [--references N]
+                    [--amplification-seconds S] [--amplification-gib N] [--dir DIR] [--output DIR] [PART...]
        script/bench load --socket PATH [--export NAME] [--operation read|write|durable-write|trim]
                     [--pattern random|sequential|once] [--block BYTES] [--depth N]
                     [--connections N] [--seconds S] [--pid PID]
@@ -31,7 +31,8 @@ prints them. A report that is there keeps the rows that are not measured again.
   --output DIR   where the report goes (target/bench/report or docs/performance)
 
 `growth` measures how Blockyard's cost grows and writes growth.md: images, pools (up to 1024 GiB), dirty (up
-to 1,000,000 clusters), recovery, flush, fragments, amplification (10 GiB for 600 s).
+to 1,000,000 clusters), references (up to 100,000), recovery, flush, fragments, amplification (10 GiB for
+600 s). Parts that are there and not measured again stay.
 
 BENCH_HOOK names a command that is run as `COMMAND begin ROW` and `COMMAND end ROW`.
 `load` puts one load on a server that runs already; it does not look at what it reads.";
@@ -60,6 +61,7 @@ const WITH_VALUE: &[&str] = &[
     "--pid",
     "--pool-gib",
     "--dirty",
+    "--references",
     "--amplification-seconds",
     "--amplification-gib",
 ];
@@ -170,6 +172,7 @@ fn growth_options(flags: &Flags<'_>, full: bool) -> Result<growth::Options> {
         amplification_gib: flags.number("--amplification-gib", of(10.0, 1.0))?,
         pool_gib: flags.number("--pool-gib", 1024)?,
         dirty: flags.number("--dirty", 1_000_000)?,
+        references: flags.number("--references", 100_000)?,
     })
 }
 

@@ -106,6 +106,11 @@ impl Requests {
     }
 }
 
+/// The offsets that one connection of `load` asks for.
+pub(crate) fn offsets(load: &Load, export_size: u64) -> impl Iterator<Item = u64> {
+    Requests::new(load, 0, export_size).map(|(_, offset)| offset)
+}
+
 impl Iterator for Requests {
     type Item = (Operation, u64);
 

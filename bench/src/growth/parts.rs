@@ -7,11 +7,13 @@ use crate::process::{Process, Usage};
 use crate::run::{Plan, measure_load};
 use crate::sample::Sample;
 use crate::servers::{Kind, Mode, Place, Server, must};
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 const CLUSTER: u64 = 4096;
+const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// A place that removes itself.
@@ -170,7 +172,8 @@ pub(super) fn dirty(plan: &Plan, options: &Options) -> Result<Table> {
     );
     for count in [0, 10_000, 100_000, 1_000_000].into_iter().filter(|count| *count <= options.dirty)
     {
-        let (_folder, place) = place(plan, plan.size.max(options.dirty * CLUSTER))?;
+        let size = plan.size.max((options.dirty * CLUSTER).next_multiple_of(MIB));
+        let (_folder, place) = place(plan, size)?;
         let server = place.start(Kind::Blockyard, Mode::Direct)?;
         server.fill(1, None)?;
         if count > 0 {
@@ -185,6 +188,78 @@ pub(super) fn dirty(plan: &Plan, options: &Options) -> Result<Table> {
         table.rows.push(row(count, &sides));
     }
     Ok(table)
+}
+
+/// An image with single clusters, in no order and in no neighbourhood, that another image has.
+pub(super) fn references(plan: &Plan, options: &Options) -> Result<Table> {
+    let mut table = Table::new(
+        "References: so many scattered clusters are another image's after `reclaim`; 4K random depth 32 and 1M \
+         sequential depth 4, O_DIRECT",
+        &[
+            "references",
+            "read IOPS",
+            "CPU us",
+            "p99 us",
+            "1M reads",
+            "CPU us",
+            "p99 us",
+            "overwrite IOPS",
+            "CPU us",
+            "p99 us",
+        ],
+    );
+    let most = options.references.min(plan.size / CLUSTER);
+    for count in [0, 1, 1_000, 10_000, 100_000].into_iter().filter(|count| *count <= most) {
+        let (_folder, place) = place(plan, plan.size)?;
+        let mut server = place.start(Kind::Blockyard, Mode::Direct)?;
+        let pool = place.path_of(Kind::Blockyard);
+        let ours = |words: &[&str]| {
+            let mut command = Command::new(plan.programs.blockyard());
+            must(command.arg("--pool").arg(&pool).args(words))
+        };
+        for name in ["first", "referring"] {
+            let file = place.folder.join(name);
+            write_sharing(&file, plan.size, count, name == "first")?;
+            ours(&["image", "import", &file.to_string_lossy(), name])?;
+            std::fs::remove_file(&file)?;
+        }
+        ours(&["reclaim"])?;
+        server.address.export = "referring".to_owned();
+        let mut sides = Vec::new();
+        let reads = small(Operation::Read);
+        let large = Load::new(Operation::Read, Pattern::Sequential, 1 << 20, 4);
+        for load in [reads, large, small(Operation::Write)] {
+            let load = Load { stamped: false, ..load.lasting(plan.time) };
+            sides.push(speed(&measure_load(&server, &load)?));
+        }
+        table.rows.push(row(count, &sides));
+    }
+    Ok(table)
+}
+
+/// A file of noise. Clusters 0 to `count` of the first file occur in the other, each somewhere else.
+fn write_sharing(path: &Path, size: u64, count: u64, first: bool) -> Result<()> {
+    let clusters = size / CLUSTER;
+    let noise = client::stamp::noise(CLUSTER as usize, 1);
+    let mut file = std::io::BufWriter::with_capacity(1 << 20, std::fs::File::create_new(path)?);
+    let mut places = vec![None; clusters as usize];
+    if !first {
+        let load = Load::new(Operation::Write, Pattern::Once, CLUSTER as usize, 1);
+        let scattered = client::offsets(&load, size).map(|offset| offset / CLUSTER);
+        for (place, number) in scattered.zip(0..count) {
+            places[place as usize] = Some(number);
+        }
+    }
+    for (cluster, shared) in (0..clusters).zip(places) {
+        let mut content = noise.clone();
+        let (number, whose) = match shared {
+            Some(number) => (number, true),
+            None => (cluster, first),
+        };
+        client::stamp::put(&mut content, number * CLUSTER, u64::from(whose));
+        file.write_all(&content)?;
+    }
+    Ok(file.flush()?)
 }
 
 /// SIGKILL after random overwrites, by how much was written.

@@ -1,8 +1,9 @@
 //! Memory of buffers, used again and again. Getting fresh memory from the system for each large
 //! request costs more than the request: every page of it faults and is zeroed.
 //!
-//! Each thread keeps what it let go, by size, up to a bound; what was taken on one thread and let go on
-//! another stays with the other. Contents are not cleared: see [`BufferMut::to_be_filled`].
+//! Each thread keeps what it let go, by size, up to a bound; beyond it, sizes that were asked for longest ago
+//! make room for those asked for since. What was taken on one thread and let go on another stays with the
+//! other. Contents are not cleared: see [`BufferMut::to_be_filled`].
 //! Large memory is asked for in huge pages: the kernel then pins one page for a direct read of 1 MiB
 //! instead of 256.
 //!
@@ -27,12 +28,49 @@ thread_local! {
 }
 
 struct Kept {
-    classes: [Vec<Bytes>; CLASSES],
+    classes: [Class; CLASSES],
     bytes: usize,
+    /// Counts what was asked for.
+    clock: u64,
+}
+
+/// Memory of one size.
+struct Class {
+    free: Vec<Bytes>,
+    /// When it was last asked for.
+    asked: u64,
 }
 
 impl Kept {
-    const NOTHING: Kept = Kept { classes: [const { Vec::new() }; CLASSES], bytes: 0 };
+    const NOTHING: Kept = Kept {
+        classes: [const { Class { free: Vec::new(), asked: 0 } }; CLASSES],
+        bytes: 0,
+        clock: 0,
+    };
+
+    fn take(&mut self, class: usize) -> Option<Bytes> {
+        self.clock += 1;
+        self.classes[class].asked = self.clock;
+        let bytes = self.classes[class].free.pop()?;
+        self.bytes -= bytes.len();
+        Some(bytes)
+    }
+
+    /// Keeps memory of a class, if there is room or a class asked for longer ago gives some.
+    fn keep(&mut self, class: usize, bytes: Bytes) {
+        while self.bytes + bytes.len() > KEPT_BYTES_MAX {
+            let asked = self.classes[class].asked;
+            let older = self.classes.iter_mut().filter(|other| other.asked < asked);
+            let oldest =
+                older.filter(|other| !other.free.is_empty()).min_by_key(|other| other.asked);
+            match oldest.and_then(|oldest| oldest.free.pop()) {
+                Some(dropped) => self.bytes -= dropped.len(),
+                None => return,
+            }
+        }
+        self.bytes += bytes.len();
+        self.classes[class].free.push(bytes);
+    }
 }
 
 enum Bytes {
@@ -85,11 +123,7 @@ impl Memory {
     /// At least `size` bytes, whatever they held before.
     pub(super) fn take(size: usize) -> Memory {
         let Some(class) = class_of(size) else { return Memory(Bytes::fresh(size)) };
-        let kept = KEPT.with_borrow_mut(|kept| {
-            let bytes = kept.classes[class].pop()?;
-            kept.bytes -= bytes.len();
-            Some(bytes)
-        });
+        let kept = KEPT.with_borrow_mut(|kept| kept.take(class));
         Memory(kept.unwrap_or_else(|| Bytes::fresh(SIZE_MIN << class)))
     }
 }
@@ -102,13 +136,7 @@ impl Drop for Memory {
             return;
         };
         // A thread that is ending keeps nothing any more.
-        let _ = KEPT.try_with(|kept| {
-            let kept = &mut *kept.borrow_mut();
-            if kept.bytes + bytes.len() <= KEPT_BYTES_MAX {
-                kept.bytes += bytes.len();
-                kept.classes[class].push(bytes);
-            }
-        });
+        let _ = KEPT.try_with(|kept| kept.borrow_mut().keep(class, bytes));
     }
 }
 
@@ -143,10 +171,28 @@ mod tests {
         let many: Vec<Memory> = (0..40).map(|_| Memory::take(1 << 20)).collect();
         drop(many);
         KEPT.with_borrow(|kept| {
-            let bytes: usize = kept.classes.iter().flatten().map(|bytes| bytes.len()).sum();
+            let free = kept.classes.iter().flat_map(|class| &class.free);
+            let bytes: usize = free.map(|bytes| bytes.len()).sum();
             assert_eq!(bytes, kept.bytes);
             assert_eq!(bytes, KEPT_BYTES_MAX);
         });
+    }
+
+    /// Else a thread that once had many large requests in flight would get fresh memory, whose pages fault,
+    /// for each small one ever after.
+    #[test]
+    fn sizes_asked_for_now_displace_those_asked_for_before() {
+        let large: Vec<Memory> = (0..8).map(|_| Memory::take(2 << 20)).collect();
+        drop(large);
+        let small = Memory::take(5000);
+        let place = small.as_ptr();
+        drop(small);
+        assert_eq!(Memory::take(5000).as_ptr(), place);
+        let late = Memory::take(1 << 20);
+        let small: Vec<Memory> = (0..KEPT_BYTES_MAX / SIZE_MIN).map(|_| Memory::take(1)).collect();
+        drop(small);
+        drop(late);
+        KEPT.with_borrow(|kept| assert_eq!(kept.classes[0].free.len(), KEPT_BYTES_MAX / SIZE_MIN));
     }
 
     #[test]
