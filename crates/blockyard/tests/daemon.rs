@@ -251,6 +251,18 @@ fn data_can_lie_on_a_block_device() {
 }
 
 #[test]
+fn data_that_is_no_longer_what_it_was_is_named() {
+    let place = Place::new();
+    let data = place.path("data-of-it");
+    place.serve(&["--data", data.to_str().unwrap()]).stop();
+    for other in [&[][..], &[7; 1 << 16]] {
+        fs::write(&data, other).unwrap();
+        let message = place.fails(8, &["serve"]);
+        assert!(message.contains(data.to_str().unwrap()), "{message}");
+    }
+}
+
+#[test]
 fn a_capacity_that_holds_nothing_is_refused_before_anything_is_made() {
     let place = Place::new();
     for capacity in ["0", "4095"] {

@@ -61,7 +61,10 @@ impl Storage {
             ..OpenOptions::default()
         };
         let pool = block_on(Pool::open(directory, data, Box::new(journal), open_options))
-            .map_err(|error| error.at(format_args!("pool {place}")))?;
+            .map_err(|error| match data_target(plan) {
+                Some(data) => error.at(format_args!("pool {place} with data {}", data.display())),
+                None => error.at(format_args!("pool {place}")),
+            })?;
         check_hash(plan, pool.status()?.hash)?;
         remember_data(plan)?;
         Ok(Storage { pool, journal_path, _lock: lock })
@@ -186,6 +189,11 @@ fn open_data(plan: &Plan) -> Result<HostDisk> {
         tracing::warn!(data = %path.display(), "direct I/O is refused here; data goes through the page cache");
     }
     Ok(data)
+}
+
+/// Where the data is, if that is not in the pool's directory.
+fn data_target(plan: &Plan) -> Option<PathBuf> {
+    plan.data.clone().or_else(|| fs::read_link(plan.pool.join("data")).ok())
 }
 
 /// Whether the data is on another file system than the rest of the pool.
