@@ -87,12 +87,11 @@ impl Sample {
         let code = checked.status.code().unwrap_or(PANICKED);
         let said = format!("{}{}", checked.out, checked.err);
         assert!(code <= 2, "{words}: check ended with {code}: {said}");
-        // Damage shows in the file, in one that it speaks of, or in an image.
-        let files = ["log", "data", "hash", "checkpoint"].map(str::to_owned);
+        // Damage shows in the file or in an image.
         let images = self.images.iter().map(|(image, _)| format!("{image} at "));
-        let places: Vec<String> = files.into_iter().chain(images).collect();
+        let places: Vec<String> = images.chain([word_for(file).to_owned()]).collect();
         let named = |said: &str| {
-            let said = said.replace(text(&self.place.pool()), "");
+            let said = said.replace(text(&self.place.pool()), "").replace("metadata", "");
             places.iter().any(|place| said.contains(place.as_str()))
         };
         if code != 0 {
@@ -159,6 +158,15 @@ impl Sample {
             }
         }
         wrong
+    }
+}
+
+/// What messages call a file of a pool.
+fn word_for(file: &Path) -> &str {
+    match file.iter().next().and_then(|first| first.to_str()) {
+        Some("hashes") => "hash",
+        Some(first) => first,
+        None => "",
     }
 }
 
@@ -258,6 +266,9 @@ fn files_cut_short_missing_or_of_another_pool_or_time_are_told() {
         if let Some(foreign) = other.files.get(file) {
             let foreign = sample.judge(file, Some(foreign), &words("of another pool"));
             assert_eq!(foreign, Outcome::Refused, "{}", words("of another pool"));
+            sample.lay_out(file, other.files.get(file).map(Vec::as_slice));
+            let (_, said) = sample.serve().unwrap_err();
+            assert!(said.contains("pool"), "{}: {said}", words("of another pool"));
         }
         if let Some(older) = sample.older.get(file) {
             sample.judge(file, Some(older), &words("as it was before"));

@@ -162,6 +162,10 @@ async fn read_metadata<D: Directory>(
     match Store::inspect(directory, &mut take).await {
         Ok(recovery) => Ok(Some(recovery)),
         Err(error) if error.kind() == ErrorKind::Corrupt => {
+            let error = match directory.open("hashes").await {
+                Ok(hashes) => crate::headers::explain(directory, data, &hashes, error).await,
+                Err(_) => error, // told where it is judged
+            };
             findings.general(format!("{error} (the images were not checked)"));
             Ok(None)
         }

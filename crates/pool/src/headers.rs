@@ -3,9 +3,10 @@
 //! of this one, is refused.
 
 use crate::records::{FORMAT_VERSION, hash_code, hash_from_code, newer_format};
+use crate::store::Store;
 use crate::types::PoolId;
 use blockyard_block::{BufferMut, CLUSTER_SIZE, Error, ErrorKind, HashAlgorithm, Result};
-use blockyard_io::Disk;
+use blockyard_io::{Directory, Disk};
 
 /// Which file a header is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +119,39 @@ impl Header {
         disk.write(0, self.encode(of).freeze()).await.map_err(failed)?;
         disk.sync().await.map_err(failed)
     }
+}
+
+/// Of damaged metadata: the same error, unless data and hashes agree that the log is of another pool, or an older
+/// copy. Such a log makes the checkpoint seem to be damaged.
+pub(crate) async fn explain<D: Directory>(
+    directory: &D,
+    data: &D::Disk,
+    hashes: &D::Disk,
+    error: Error,
+) -> Error {
+    if error.kind() != ErrorKind::Corrupt {
+        return error;
+    }
+    let data = Header::read(HeaderOf::Data, data).await;
+    let hashes = Header::read(HeaderOf::Hashes, hashes).await;
+    let (Ok(data), Ok(hashes), Ok((log, opened))) = (data, hashes, Store::origin(directory).await)
+    else {
+        return error;
+    };
+    let problem = if data.pool != hashes.pool {
+        return error;
+    } else if data.pool != log {
+        format!("belongs to pool {log}, data and hashes to pool {}", data.pool)
+    } else if data.epoch.min(hashes.epoch) > opened {
+        let times = data.epoch.min(hashes.epoch);
+        format!(
+            "is an older copy: data and hashes were opened {times} times, the log {opened} times"
+        )
+    } else {
+        return error;
+    };
+    let advice = "put back the log and the checkpoint that belong to them";
+    Error::new(ErrorKind::Corrupt, format!("log: {problem}: {advice}"))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! A crash at any point leaves a pool that the next open treats the same way.
 
 use crate::commit::store_key;
-use crate::headers::{Header, HeaderOf};
+use crate::headers::{self, Header, HeaderOf};
 use crate::journal::{Journal, JournalIdentity, RecordChange};
 use crate::load::Unverified;
 use crate::maintenance::HASH_BLOCK_BYTES;
@@ -76,10 +76,14 @@ impl<D: Directory> Pool<D> {
         let hashes =
             directory.open("hashes").await.map_err(|error| Error::io("opening hashes", error))?;
         let mut records = Unverified::default();
-        let (store, recovery) = Store::open(Arc::clone(&directory), &mut |key, value| {
+        let opened = Store::open(Arc::clone(&directory), &mut |key, value| {
             records.put(RecordKey::from_parts(key.kind, key.id)?, value)
         })
-        .await?;
+        .await;
+        let (store, recovery) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return Err(headers::explain(&*directory, &data, &hashes, error).await),
+        };
         let pool = check_headers(&data, &hashes, &records, &recovery).await?;
         if !recovery.clean {
             drop_caches(&data, &hashes).await?;

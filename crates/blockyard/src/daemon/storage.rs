@@ -60,11 +60,12 @@ impl Storage {
             boot_id: boot_id()?,
             ..OpenOptions::default()
         };
-        let pool = block_on(Pool::open(directory, data, Box::new(journal), open_options))
-            .map_err(|error| match data_target(plan) {
+        let pool = block_on(Pool::open(directory, data, Box::new(journal), open_options)).map_err(
+            |error| match data_target(plan) {
                 Some(data) => error.at(format_args!("pool {place} with data {}", data.display())),
                 None => error.at(format_args!("pool {place}")),
-            })?;
+            },
+        )?;
         check_hash(plan, pool.status()?.hash)?;
         remember_data(plan)?;
         Ok(Storage { pool, journal_path, _lock: lock })

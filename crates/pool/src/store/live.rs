@@ -62,6 +62,13 @@ impl<D: Directory> Store<D> {
         recover::exists(directory).await
     }
 
+    /// The pool that the log was made for, and how often it was opened by what the log says, whatever
+    /// else is wrong.
+    pub async fn origin(directory: &D) -> Result<(PoolId, u64)> {
+        let recovery = recover::read_log(directory).await?.recovery;
+        Ok((recovery.pool, recovery.epoch))
+    }
+
     /// Makes an empty store: `log`, allocated and written with zeros. The header comes last, in
     /// one sector: dropped or failed before that, no store exists. `Exists` if there is one.
     pub async fn create(directory: &D, pool: PoolId, options: &StoreOptions) -> Result<()> {
