@@ -65,7 +65,7 @@ impl Default for Limits {
             connections: 4096,
             handshake_time: Duration::from_secs(10),
             requests: 128,
-            bytes: 64 << 20,
+            bytes: 8 << 20,
             io_threads: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4)),
             threads: 16,
             thread_idle_time: Duration::from_secs(5),

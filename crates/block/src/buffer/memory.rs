@@ -5,11 +5,14 @@
 //! make room for those asked for since. What was taken on one thread and let go on another stays with the
 //! other. Contents are not cleared: see [`BufferMut::to_be_filled`].
 //! Large memory is asked for in huge pages: the kernel then pins one page for a direct read of 1 MiB
-//! instead of 256.
+//! instead of 256. Middle sizes are cut from such pages ([`slabs`]).
 //!
 //! [`BufferMut::to_be_filled`]: super::BufferMut::to_be_filled
 
+mod slabs;
+
 use memmap2::{Advice, MmapMut};
+use slabs::Piece;
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
@@ -76,6 +79,7 @@ impl Kept {
 enum Bytes {
     Heap(Vec<u8>),
     Mapped(MmapMut),
+    Cut(Piece),
 }
 
 impl Bytes {
@@ -97,6 +101,7 @@ impl Deref for Bytes {
         match self {
             Bytes::Heap(bytes) => bytes,
             Bytes::Mapped(bytes) => bytes,
+            Bytes::Cut(bytes) => bytes,
         }
     }
 }
@@ -106,6 +111,7 @@ impl DerefMut for Bytes {
         match self {
             Bytes::Heap(bytes) => bytes,
             Bytes::Mapped(bytes) => bytes,
+            Bytes::Cut(bytes) => bytes,
         }
     }
 }
@@ -122,6 +128,9 @@ fn class_of(size: usize) -> Option<usize> {
 impl Memory {
     /// At least `size` bytes, whatever they held before.
     pub(super) fn take(size: usize) -> Memory {
+        if let Some(piece) = slabs::take(size) {
+            return Memory(Bytes::Cut(piece));
+        }
         let Some(class) = class_of(size) else { return Memory(Bytes::fresh(size)) };
         let kept = KEPT.with_borrow_mut(|kept| kept.take(class));
         Memory(kept.unwrap_or_else(|| Bytes::fresh(SIZE_MIN << class)))
