@@ -36,10 +36,12 @@ mod read;
 mod reclaim;
 mod records;
 mod regions;
+mod reserved;
 mod scrub;
 mod sharing;
 mod state;
 pub mod store;
+mod stored;
 mod streaming;
 #[cfg(any(test, feature = "synthetic"))]
 pub mod synthetic;
@@ -56,7 +58,7 @@ pub use scrub::Scrub;
 pub use sharing::{DiffRun, DiffState, Sharing};
 pub use streaming::{ExtentHashes, Lookup, Missing, Receive, Working};
 pub use types::{
-    Client, CreateOptions, Damage, ImageInfo, ImageKind, MapRun, MapState, OpenOptions, PoolId,
-    PoolStatus,
+    Client, Contents, CreateOptions, Damage, ImageInfo, ImageKind, MapRun, MapState, OpenOptions,
+    PoolId, PoolStatus,
 };
 pub use volume::Volume;

@@ -146,8 +146,12 @@ impl<D: Directory> Pool<D> {
         }
         let mut cut = None;
         let mut hashes = self.new_sorter();
+        let since = self.begin_index();
         let scanned = or_cut(self.scan_part(part, parts, &mut hashes, work).await, &mut cut);
         let hashes = hashes.finish();
+        if parts == 1 && cut.is_none() && matches!(scanned, Ok(true)) {
+            self.leave_index(&hashes, since).await;
+        }
         let mut pairs = self.new_sorter();
         let going_on = match scanned {
             Ok(true) => or_cut(pair_up(&hashes, &mut pairs).await.map(|()| true), &mut cut),

@@ -6,7 +6,7 @@ mod machine;
 use blockyard_block::{BlockDevice, Buffer, ErrorKind, HashAlgorithm};
 use blockyard_io::{Directory, Disk};
 use blockyard_pool::{Reclaim, ReclaimOptions};
-use machine::{Machine, SimPool, client, name, pattern, read, write};
+use machine::{Machine, SimPool, client, name, pattern, read, unique, write};
 use std::sync::Arc;
 
 const CLUSTER: usize = 4096;
@@ -41,7 +41,7 @@ fn equal_clusters_become_one_and_their_images_keep_their_content() {
             let singles = reclaim(&pool, ReclaimOptions::default()).await;
             assert_eq!((singles.freed, singles.busy, singles.differed), (3, 0, 0));
             assert_eq!(pool.status().unwrap().bytes_physical, 201 * CLUSTER as u64);
-            assert_eq!(pool.bytes_unique().await.unwrap(), Some(201 * CLUSTER as u64));
+            assert_eq!(unique(&pool).await, 201 * CLUSTER as u64);
             // Both go their own ways from here.
             write(&a, 0, &clusters([77])).await;
             let s = pool.open_image(&name("s"), client(false)).unwrap();
@@ -105,7 +105,7 @@ fn without_space_to_sort_in_a_content_that_fills_the_memory_is_shared_all_the_sa
             let found = reclaim(&pool, ReclaimOptions::default()).await;
             assert_eq!(found.freed, 900 - distinct, "seed {seed}: {found:?}");
             world.set_capacity(None);
-            assert_eq!(pool.bytes_unique().await.unwrap(), Some(distinct * CLUSTER as u64));
+            assert_eq!(unique(&pool).await, distinct * CLUSTER as u64);
             assert_eq!(read(&a, 0, 900 * CLUSTER as u64).await, clusters(content));
         });
     }
@@ -174,12 +174,24 @@ fn a_forged_equal_hash_never_makes_two_clusters_one() {
             hashes.sync().await.unwrap();
             assert_eq!(forged, 1);
         });
+        machine.limit_capacity(3 * CLUSTER as u64);
         let pool = machine.open();
         machine.run(async move {
             let account = reclaim(&pool, ReclaimOptions::default()).await;
             assert_eq!((account.equal, account.differed, account.freed), (1, 1, 0));
-            let a = pool.open_image(&name("a"), client(false)).unwrap();
+            let a = pool.open_image(&name("a"), client(true)).unwrap();
             assert_eq!(read(&a, 0, 3 * 4096).await, clusters([1, 2, 3]));
+            // The pool is full: what is written again can only refer to the first. Once that is gone, the
+            // second is all that seems to have the content.
+            write(&a, 4 << 20, &clusters([1])).await;
+            assert_eq!(pool.counters().references_written, 1);
+            for place in [0, 4 << 20] {
+                a.discard(place, 4096, true).await.unwrap();
+            }
+            write(&a, 8192 + 4096, &clusters([9])).await;
+            let refused = a.write(4 << 20, Buffer::copy_of(&clusters([1])), false).await;
+            assert_eq!(refused.unwrap_err().kind(), ErrorKind::NoSpace);
+            assert_eq!(read(&a, 4096, 2 * 4096).await, clusters([2, 3]));
         });
     }
 }

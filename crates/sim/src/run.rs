@@ -242,6 +242,8 @@ impl Run {
             totals.note(Count::IntentsCleared, counters.intents_cleared);
             totals.note(Count::LogWraps, counters.log_wraps);
             totals.note(Count::SpilledSorts, counters.sort_files);
+            totals.note(Count::IndexesMade, counters.indexes_made);
+            totals.note(Count::ReferencesWritten, counters.references_written);
             totals.note(Count::Shortages, counters.shortage_passes);
         }
     }
