@@ -13,6 +13,7 @@ mod commit;
 mod counts;
 mod epochs;
 mod extent;
+mod family;
 mod frees;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
@@ -50,6 +51,7 @@ mod volume;
 mod write;
 
 pub use check::{CheckCounts, CheckOptions, CheckProgress, CheckReport, Finding, check};
+pub use family::Relative;
 pub use inspect::{InspectedExtent, InspectedPage, InspectedSlot, Inspection, PoolCounters};
 pub use pool::Pool;
 pub use query::root_hash;
