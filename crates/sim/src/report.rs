@@ -37,6 +37,8 @@ pub enum Count {
     SpilledSorts,
     IndexesMade,
     ReferencesWritten,
+    Rots,
+    Healed,
     RefusalsJudged,
     Receives,
     ExtentsTaken,
@@ -45,7 +47,7 @@ pub enum Count {
 }
 
 impl Count {
-    const ALL: [(Count, &str); 34] = [
+    const ALL: [(Count, &str); 36] = [
         (Count::Operations, "operations"),
         (Count::Kills, "kills"),
         (Count::PowerCuts, "power cuts"),
@@ -76,6 +78,8 @@ impl Count {
         (Count::SpilledSorts, "sorts by way of files"),
         (Count::IndexesMade, "hash indexes made"),
         (Count::ReferencesWritten, "written clusters that became references"),
+        (Count::Rots, "clusters that rotted"),
+        (Count::Healed, "clusters healed"),
         (Count::Receives, "images received"),
         (Count::ExtentsTaken, "extents taken whole"),
         (Count::ClustersTaken, "clusters taken by their hash"),

@@ -111,6 +111,11 @@ pub(super) const BREAKS: &[Break] = &[
     },
     Break { name: "I12-go-on", rule: "I12", what: "the pool goes on after a failed sync" },
     Break { name: "I13-no-fence", rule: "I13", what: "files that receive I/O are not locked" },
+    Break {
+        name: "I14-heal-in-place",
+        rule: "I14",
+        what: "a damaged cluster is overwritten with the bytes of an equal one",
+    },
     Break { name: "I15-no-journal", rule: "I15", what: "acknowledged changes are not journaled" },
     Break { name: "sync-log", rule: "I2", what: "the log is not synced" },
     Break { name: "sync-hashes", rule: "I4", what: "the hash table is not synced" },
