@@ -34,6 +34,11 @@ impl Client {
         self.get("/v1/pool")
     }
 
+    /// All images and what they share most with.
+    pub fn image_tree(&mut self) -> Result<ImageTree> {
+        self.get("/v1/tree")
+    }
+
     pub fn images(&mut self) -> Result<ImageList> {
         self.get("/v1/images")
     }

@@ -12,8 +12,8 @@ pub use client::{Client, Upload};
 pub use types::{
     CloneImage, CreateImage, DaemonIdentity, DaemonStatus, Damage, DamagePlace, DiffRun, DiffState,
     ErrorBody, ErrorDetail, ExportFile, ExportReport, FileFormat, Image, ImageAccess, ImageClient,
-    ImageDiff, ImageDigest, ImageKind, ImageList, ImageMap, ImportFile, ImportReport, Job, JobKind,
-    JobList, JobReport, JobState, MapRun, MapState, Peer, PeerAllow, PeerList, PoolStatus,
-    ProgressUnit, PullImage, PushImage, ReclaimReport, ReclaimSpace, RenameImage, ResizeImage,
-    ScrubReport, SnapshotImage, TransferReport, UnreadableRun,
+    ImageDiff, ImageDigest, ImageKind, ImageList, ImageMap, ImageTree, ImageTreeNode, ImportFile,
+    ImportReport, Job, JobKind, JobList, JobReport, JobState, MapRun, MapState, Peer, PeerAllow,
+    PeerList, PoolStatus, ProgressUnit, PullImage, PushImage, ReclaimReport, ReclaimSpace,
+    RenameImage, ResizeImage, ScrubReport, SnapshotImage, TransferReport, UnreadableRun,
 };

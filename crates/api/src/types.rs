@@ -10,7 +10,7 @@ mod pool;
 pub use error::{ErrorBody, ErrorDetail};
 pub use image::{
     CloneImage, CreateImage, Image, ImageAccess, ImageClient, ImageDigest, ImageKind, ImageList,
-    RenameImage, ResizeImage, SnapshotImage,
+    ImageTree, ImageTreeNode, RenameImage, ResizeImage, SnapshotImage,
 };
 pub use job::{
     Damage, DamagePlace, ExportFile, ExportReport, FileFormat, ImportFile, ImportReport, Job,

@@ -107,6 +107,37 @@ fn snapshots_and_clones_are_images() {
 }
 
 #[test]
+fn the_tree_shows_images_under_what_they_came_of_until_all_is_changed() {
+    let place = Place::new();
+    let daemon = place.serve(&[]);
+    assert_eq!(place.json(&["image", "tree"]), json!({ "images": [] }));
+    place.ok(&["image", "create", "master", "8M"]);
+    let mut client = NbdClient::open(&daemon, "master");
+    assert!(client.write(0, &[1; 8192]) && client.write(4 << 20, &[2; 4096]));
+    place.ok(&["image", "snapshot", "master", "monday"]);
+    assert!(client.write(0, &[3; 4096]));
+    place.ok(&["image", "clone", "monday", "work"]);
+    place.ok(&["image", "create", "alone", "8M"]);
+    let nodes = place.json(&["image", "tree"])["images"].as_array().unwrap().clone();
+    let told: Vec<(&str, &Value)> =
+        nodes.iter().map(|node| (node["name"].as_str().unwrap(), &node["parent"])).collect();
+    let parents = [Value::Null, json!("master"), json!("monday"), Value::Null].map(|parent| parent);
+    let names = ["master", "monday", "work", "alone"];
+    assert_eq!(told, names.into_iter().zip(&parents).collect::<Vec<_>>());
+    assert_eq!(
+        (&nodes[2]["bytes_mapped"], &nodes[2]["bytes_exclusive"]),
+        (&json!(12288), &json!(0))
+    );
+    assert_eq!(nodes[0]["bytes_exclusive"], json!(4096));
+    let text = place.ok(&["image", "tree"]);
+    assert!(text.contains("\n└─ monday ") && text.contains("\n   └─ work "), "{text}");
+    let mut client = NbdClient::open(&daemon, "work");
+    assert!(client.write(0, &[4; 4096]) && client.write(4 << 20, &[5; 4096]));
+    let nodes = place.json(&["image", "tree"]);
+    assert_eq!(nodes["images"][2]["parent"], Value::Null);
+}
+
+#[test]
 fn pool_status_has_its_fields() {
     let place = Place::new();
     let daemon = place.serve(&["--hash", "sha256", "--capacity", "1G"]);
@@ -149,6 +180,10 @@ fn reclaim_frees_what_two_images_have_and_the_commands_tell_of_it() {
     let status = place.json(&["pool", "status"]);
     assert_eq!(status["bytes_physical"], json!(17 * 4096));
     assert_eq!(status["bytes_unique"], status["bytes_physical"]);
+    assert_eq!(
+        (&status["bytes_reclaimable"], &status["reclaimable_is_exact"]),
+        (&json!(0), &json!(true))
+    );
     assert_eq!(place.json(&["image", "digest", "two"]), digest);
     let info = place.json(&["image", "info", "two"]);
     assert_eq!(

@@ -80,6 +80,7 @@ pub(crate) struct Allocator {
     clusters_blocked: u64,
     clusters_max: u64,
     regions_max: u32,
+    turnover: u64,
 }
 
 impl Allocator {
@@ -94,6 +95,7 @@ impl Allocator {
             clusters_blocked: 0,
             clusters_max,
             regions_max,
+            turnover: 0,
         };
         allocator.cover(RegionIndex(0));
         allocator
@@ -150,6 +152,7 @@ impl Allocator {
                 entry.counts.narrow();
             }
             self.clusters_used += 1;
+            self.turnover += 1;
             self.reclassify(cluster.region());
         }
     }
@@ -179,6 +182,7 @@ impl Allocator {
                 entry.counts.narrow();
             }
             self.clusters_used -= 1;
+            self.turnover += 1;
             self.reclassify(cluster.region());
         }
         count - 1
@@ -341,6 +345,11 @@ impl Allocator {
 
     pub(crate) fn clusters_used(&self) -> u64 {
         self.clusters_used
+    }
+
+    /// Differs once another cluster came into use or went out of it.
+    pub(crate) fn turnover(&self) -> u64 {
+        self.turnover
     }
 
     pub(crate) fn clusters_max(&self) -> u64 {

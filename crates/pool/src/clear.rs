@@ -1,7 +1,7 @@
 //! Clearing ranges of an image: discards and zeroes, whole extents, and what a shrink cuts off.
 
 use crate::extent::Slot;
-use crate::plan::{Content, Planned};
+use crate::plan::{Content, Planned, Stored};
 use crate::pool::Pool;
 use crate::write::{Piece, Unfinished};
 use blockyard_block::{BufferMut, CLUSTER_SIZE, EXTENT_CLUSTERS, EXTENT_SIZE, ImageId, Result};
@@ -47,9 +47,10 @@ impl<D: Directory> Pool<D> {
                 other => other,
             })
             .collect();
-        let plan = match self.plan(image, &(cluster..cluster + 1), &contents)? {
+        let plan = match self.plan(image, &(cluster..cluster + 1), &contents, Stored::NotAsked)? {
             Planned::Go(plan) => plan,
             Planned::Wait(seen) => return Ok(Err(seen)),
+            Planned::Short(_) => unreachable!("only who looks contents up is told"),
         };
         let unfinished = Unfinished { pool: self, plan: &plan, contents: &contents };
         if let Err(error) = self.write_targets(&plan, &pieces).await {
@@ -117,12 +118,13 @@ impl<D: Directory> Pool<D> {
                 drop(ticket);
                 return Ok(());
             }
-            match self.plan(image, &clusters, &contents)? {
+            match self.plan(image, &clusters, &contents, Stored::NotAsked)? {
                 Planned::Go(plan) => {
                     self.complete(&plan, &contents, true);
                     drop(ticket);
                     return Ok(());
                 }
+                Planned::Short(_) => unreachable!("only who looks contents up is told"),
                 Planned::Wait(seen) => {
                     drop(ticket);
                     self.wait_for_progress(seen).await;

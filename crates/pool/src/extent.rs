@@ -207,6 +207,11 @@ impl Extent {
         })
     }
 
+    /// Slots that are reserved at their place in the home.
+    pub(crate) fn reserved_at_home(&self) -> impl Iterator<Item = usize> + '_ {
+        self.reserved.iter().flat_map(|bits| bits.ones())
+    }
+
     /// How many slots count for a cluster.
     pub(crate) fn cluster_count(&self) -> usize {
         let reserved = self.reserved.as_ref().map_or(0, |bits| bits.count());

@@ -28,6 +28,9 @@ pub struct PoolCounters {
     /// if nothing equal was left then.
     pub hashes_published: u64,
     pub refused_at: Option<u64>,
+    /// Runs of the hash index made, and clusters written without space because they were stored already.
+    pub indexes_made: u64,
+    pub references_written: u64,
     /// Requests that were told that there is no space.
     pub no_space: u64,
 }
@@ -95,6 +98,8 @@ impl<D: Directory> Pool<D> {
             sort_files: state.sort_files,
             hashes_published: state.regions.published,
             refused_at: state.shortage.refused_at(),
+            indexes_made: state.indexes_made,
+            references_written: state.references_written,
             no_space: state.enospc_answers,
         }
     }

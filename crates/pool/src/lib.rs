@@ -13,6 +13,7 @@ mod commit;
 mod counts;
 mod epochs;
 mod extent;
+mod family;
 mod frees;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
@@ -36,10 +37,12 @@ mod read;
 mod reclaim;
 mod records;
 mod regions;
+mod reserved;
 mod scrub;
 mod sharing;
 mod state;
 pub mod store;
+mod stored;
 mod streaming;
 #[cfg(any(test, feature = "synthetic"))]
 pub mod synthetic;
@@ -48,6 +51,7 @@ mod volume;
 mod write;
 
 pub use check::{CheckCounts, CheckOptions, CheckProgress, CheckReport, Finding, check};
+pub use family::Relative;
 pub use inspect::{InspectedExtent, InspectedPage, InspectedSlot, Inspection, PoolCounters};
 pub use pool::Pool;
 pub use query::root_hash;
@@ -56,7 +60,7 @@ pub use scrub::Scrub;
 pub use sharing::{DiffRun, DiffState, Sharing};
 pub use streaming::{ExtentHashes, Lookup, Missing, Receive, Working};
 pub use types::{
-    Client, CreateOptions, Damage, ImageInfo, ImageKind, MapRun, MapState, OpenOptions, PoolId,
-    PoolStatus,
+    Client, Contents, CreateOptions, Damage, ImageInfo, ImageKind, MapRun, MapState, OpenOptions,
+    PoolId, PoolStatus,
 };
 pub use volume::Volume;

@@ -2,7 +2,7 @@
 //! derives holders, owners, counts and free space. Used by open and by `check` alike.
 
 use crate::alloc::Allocator;
-use crate::extent::Extent;
+use crate::extent::{Extent, Slot};
 use crate::records::{ImageRecord, MapPage, PoolRecord, RecordKey, RegionRecord};
 use crate::state::{ExtentState, Extents, PageState, State, run_clusters};
 use blockyard_block::{
@@ -171,6 +171,9 @@ fn count_homes(state: &mut State, regions_on_disk: u32) -> Result<()> {
         }
         state.allocator.set_owner(home, *id);
         state.allocator.add_home(home, entry.extent.home_counts());
+        for slot in entry.extent.reserved_at_home() {
+            state.reserved_places.mark(home.cluster(slot));
+        }
     }
     Ok(())
 }
@@ -191,6 +194,9 @@ fn count_references(state: &mut State, regions_on_disk: u32) -> Result<()> {
                     )));
                 }
                 batch.push(cluster);
+                if matches!(target, Slot::Reserved(_)) {
+                    state.reserved_places.mark(cluster);
+                }
             }
         }
         if batch.len() >= REFERENCES_AT_ONCE {

@@ -180,6 +180,12 @@ impl<D: Directory> Pool<D> {
         Ok(())
     }
 
+    /// Whether a file of this size leaves what is set aside for growth of data and for a checkpoint.
+    pub(crate) async fn has_room_beside_reserves(&self, bytes: u64) -> Result<bool> {
+        let reserve = self.lock().options.space_reserve_bytes + self.metadata_reserve();
+        Ok(self.ask_space_available().await?.saturating_sub(reserve) >= bytes)
+    }
+
     async fn ask_space_available(&self) -> Result<u64> {
         let available = self.directory.space_available().await;
         available.map_err(|error| Error::io("asking for free space", error))

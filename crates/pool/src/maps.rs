@@ -254,6 +254,11 @@ impl State {
             self.allocator.unblock(cluster);
             self.allocator.add_reference(cluster);
         }
+        match target {
+            Slot::Reserved(place) => self.reserved_places.mark(place),
+            Slot::Data(place) => self.reserved_places.unmark(place),
+            Slot::Zero => {}
+        }
         let state = self.extent_mut(id);
         state.extent.set(slot, target);
         state.content_changed();
@@ -261,6 +266,22 @@ impl State {
             && old.cluster() != target.cluster()
         {
             self.drop_reference(cluster, Drop::Now, Some((image, id, slot)));
+        }
+        self.touch(RecordKey::Extent(id));
+    }
+
+    /// A slot of an extent that the image owns shows a cluster that is counted already.
+    pub(crate) fn set_reference(&mut self, (image, id, slot): User, cluster: ClusterIndex) {
+        let old = self.extents[&id].extent.slot(slot);
+        if old == Slot::Data(cluster) {
+            return;
+        }
+        self.allocator.add_reference(cluster);
+        let state = self.extent_mut(id);
+        state.extent.set(slot, Slot::Data(cluster));
+        state.content_changed();
+        if let Some(old) = old.cluster() {
+            self.drop_reference(old, Drop::Now, Some((image, id, slot)));
         }
         self.touch(RecordKey::Extent(id));
     }

@@ -9,6 +9,7 @@ use crate::extent::Slot;
 use crate::frees::User;
 use crate::regions::Intent;
 use crate::state::State;
+use crate::stored::Offer;
 use blockyard_block::{
     CLUSTER_SIZE, ClusterIndex, ContentHash, EXTENT_CLUSTERS, Error, ErrorKind, ImageId, Result,
 };
@@ -35,6 +36,8 @@ pub(crate) enum Target {
     InPlace(ClusterIndex),
     /// To a cluster blocked for it, or the slot's own reserved one.
     Fresh(ClusterIndex),
+    /// Nowhere: this cluster has it, and who plans holds it until the change is completed.
+    Refer(ClusterIndex),
     /// A free place becomes reserved.
     Reserve(ClusterIndex),
     /// The slot becomes zero.
@@ -48,7 +51,7 @@ impl Target {
     pub(crate) fn written(self) -> Option<ClusterIndex> {
         match self {
             Target::InPlace(cluster) | Target::Fresh(cluster) => Some(cluster),
-            Target::Reserve(_) | Target::Zero | Target::Keep => None,
+            Target::Refer(_) | Target::Reserve(_) | Target::Zero | Target::Keep => None,
         }
     }
 }
@@ -71,6 +74,34 @@ pub(crate) enum Planned {
     /// For an intent, a commit, space, or waiting hashes to be written: plan again when the progress
     /// count differs from this one.
     Wait(u64),
+    /// There is no space for these clusters of the change: look up whether what they are to hold is stored.
+    Short(Vec<usize>),
+}
+
+/// What is known of where the contents of a change are stored.
+#[derive(Clone, Copy)]
+pub(crate) enum Stored<'a> {
+    /// Who plans does not look them up.
+    NotAsked,
+    /// What was found when so many indexes had been made; `None` if they were not looked up yet.
+    Looked(Option<u64>, &'a [Offer]),
+}
+
+impl<'a> Stored<'a> {
+    fn offers(self) -> &'a [Offer] {
+        match self {
+            Stored::NotAsked => &[],
+            Stored::Looked(_, offers) => offers,
+        }
+    }
+}
+
+/// What came of looking for places.
+enum Allocation {
+    Done,
+    /// The change must wait for space.
+    Wait,
+    Short(Vec<usize>),
 }
 
 impl State {
@@ -80,10 +111,11 @@ impl State {
         image: ImageId,
         clusters: &std::ops::Range<u64>,
         contents: &[Content],
+        stored: Stored<'_>,
     ) -> Result<Planned> {
         let extent_index = clusters.start / EXTENT_CLUSTERS as u64;
         let first_slot = (clusters.start % EXTENT_CLUSTERS as u64) as usize;
-        self.plan_change(image, extent_index, first_slot, contents)
+        self.plan_change(image, extent_index, first_slot, contents, stored)
     }
 
     /// Plans new contents for the slots from `first_slot` on of one extent.
@@ -93,6 +125,7 @@ impl State {
         extent_index: u64,
         first_slot: usize,
         contents: &[Content],
+        stored: Stored<'_>,
     ) -> Result<Planned> {
         self.check_writable()?;
         self.check_within(image, extent_index, first_slot + contents.len())?;
@@ -111,8 +144,10 @@ impl State {
                 self.wanted.sync = true;
                 return Ok(Planned::Wait(self.progress));
             }
-            if !self.allocate(image, extent_index, first_slot, contents, &mut targets)? {
-                return Ok(Planned::Wait(self.progress));
+            match self.allocate(image, extent_index, first_slot, contents, stored, &mut targets)? {
+                Allocation::Done => {}
+                Allocation::Wait => return Ok(Planned::Wait(self.progress)),
+                Allocation::Short(steps) => return Ok(Planned::Short(steps)),
             }
         }
         self.note_planned(&targets);
@@ -143,7 +178,7 @@ impl State {
                     at += 1;
                     continue;
                 }
-                Target::Zero | Target::Keep => {
+                Target::Refer(_) | Target::Zero | Target::Keep => {
                     at += 1;
                     continue;
                 }
@@ -246,20 +281,24 @@ impl State {
         Ok(if wait { None } else { Some(targets) })
     }
 
-    /// Finds a cluster for every target that has none yet (`Fresh(NOWHERE)`), or undoes what it found: false
-    /// if the change must wait for space.
+    /// Finds a cluster for every target that has none yet (`Fresh(NOWHERE)`), or undoes what it found.
     fn allocate(
         &mut self,
         image: ImageId,
         extent_index: u64,
         first_slot: usize,
         contents: &[Content],
+        stored: Stored<'_>,
         targets: &mut [Target],
-    ) -> Result<bool> {
+    ) -> Result<Allocation> {
         let extent = self.own_extent(image, extent_index);
         let (mut fresh, mut taken_back) = (Vec::new(), Vec::new());
         for (step, target) in targets.iter_mut().enumerate() {
             if !matches!(target, Target::Fresh(NOWHERE)) {
+                continue;
+            }
+            if let Some(cluster) = self.take_offer(stored.offers(), step) {
+                *target = Target::Refer(cluster);
                 continue;
             }
             let slot = first_slot + step;
@@ -282,7 +321,10 @@ impl State {
                 for (cluster, freed) in taken_back {
                     self.frees.put_back(cluster, freed);
                 }
-                return self.wait_for_space(image).map(|()| false);
+                return match self.steps_to_look_up(contents, targets, stored) {
+                    steps if !steps.is_empty() => Ok(Allocation::Short(steps)),
+                    _ => self.wait_for_space(image).map(|()| Allocation::Wait),
+                };
             };
             fresh.push(cluster);
             *target = if keep_only { Target::Reserve(cluster) } else { Target::Fresh(cluster) };
@@ -293,7 +335,34 @@ impl State {
         if self.allocator.free_region_count() < 2 {
             self.wanted.space = true;
         }
-        Ok(true)
+        Ok(Allocation::Done)
+    }
+
+    /// The clusters of a change that found no space, if what they are to hold was not looked up since the
+    /// last index was made, and no space can simply be had.
+    fn steps_to_look_up(
+        &self,
+        contents: &[Content],
+        targets: &[Target],
+        stored: Stored<'_>,
+    ) -> Vec<usize> {
+        let looked = match stored {
+            Stored::NotAsked => true,
+            Stored::Looked(indexes_made, _) => indexes_made == Some(self.indexes_made),
+        };
+        if looked || self.may_grow() {
+            return Vec::new();
+        }
+        let steps = contents.iter().zip(targets).enumerate();
+        let fresh = steps.filter(|(_, pair)| {
+            matches!(pair, (Content::Data(_), Target::Fresh(_) | Target::Refer(_)))
+        });
+        fresh.map(|(step, _)| step).collect()
+    }
+
+    /// The file system may have space that was not taken yet.
+    fn may_grow(&self) -> bool {
+        !self.space_exhausted && self.allocator.unprovisioned_run(1).is_some()
     }
 
     /// A write to a fresh cluster failed. If it was taken back, the durable state may still show it,
@@ -306,7 +375,7 @@ impl State {
 
     /// Nothing is free now: grow, or force a commit of pending frees, or reclaim, or fail (I10).
     fn wait_for_space(&mut self, image: ImageId) -> Result<()> {
-        if !self.space_exhausted && self.allocator.unprovisioned_run(1).is_some() {
+        if self.may_grow() {
             self.wanted.space = true;
             return Ok(());
         }
@@ -349,6 +418,12 @@ impl State {
                     self.regions.write_ended(cluster.region());
                     let user = extent.map(|extent| (plan.image, extent, slot));
                     self.complete_fresh(user, cluster, content, written);
+                }
+                (Target::Refer(cluster), _) => {
+                    if let Some(extent) = extent.filter(|_| written) {
+                        self.set_reference((plan.image, extent, slot), cluster);
+                        self.references_written += 1;
+                    }
                 }
                 (Target::Reserve(cluster), _) => {
                     self.regions.unpin_run(cluster, 1);

@@ -5,6 +5,7 @@
 //! dropped is what a crash at that moment would leave: everything durable, nothing half.
 
 use crate::frees::Generation;
+use crate::index::kept::Kept;
 use crate::ranges::Ticket;
 use crate::state::State;
 use crate::store::Store;
@@ -27,6 +28,7 @@ pub struct Pool<D: Directory> {
     pub(crate) store: Store<D>,
     pub(crate) directory: Arc<D>,
     hash: HashAlgorithm,
+    pub(crate) index: Mutex<Kept<D>>,
     /// A capture is wanted.
     pub(crate) sync_event: Event,
     /// Something is in the log queue.
@@ -56,6 +58,7 @@ impl<D: Directory> Pool<D> {
             hashes,
             store,
             directory,
+            index: Mutex::new(None),
             sync_event: Event::new(),
             log_event: Event::new(),
             maintenance_event: Event::new(),

@@ -7,7 +7,7 @@ use crate::index::sorter::{Sorted, Sorter};
 use crate::pool::Pool;
 use crate::records::{FORMAT_VERSION, ImageRecord};
 use crate::state::State;
-use crate::types::{MapRun, MapState, PoolStatus};
+use crate::types::{Contents, MapRun, MapState, PoolStatus};
 use blockyard_block::{
     CLUSTER_SIZE, ClusterIndex, ContentHash, EXTENT_CLUSTERS, EXTENT_SIZE, Error, ErrorKind,
     ExtentId, HashAlgorithm, Hasher, ImageId, ImageName, MAP_PAGE_EXTENTS, RegionIndex, Result,
@@ -181,7 +181,6 @@ impl<D: Directory> Pool<D> {
             images: state.names.len() as u64,
             bytes_logical,
             bytes_physical: used,
-            bytes_unique: None,
             bytes_capacity: capacity,
             bytes_on_disk: 0,
             clusters_untrusted: untrusted,
@@ -192,10 +191,22 @@ impl<D: Directory> Pool<D> {
         })
     }
 
-    /// Distinct contents among the allocated clusters x 4096: one pass over all hashes, no data. They are
-    /// sorted outside memory if they are many. `None` while clusters are untrusted, or if there is no
-    /// space to sort in.
-    pub async fn bytes_unique(&self) -> Result<Option<u64>> {
+    /// The last count of distinct contents, if nothing was written, freed or distrusted since: it is exact.
+    pub fn counted_contents(&self) -> Option<Contents> {
+        let state = self.lock();
+        let (version, contents) = state.counted?;
+        (version == state.content_version()).then_some(contents)
+    }
+
+    /// Counts what is stored and what of it is distinct: one pass over all hashes, no data, unless the last
+    /// count is exact. They are sorted outside memory if they are many, and leave an index. `None` while
+    /// clusters are untrusted, or if there is no space to sort in.
+    pub async fn count_contents(&self) -> Result<Option<Contents>> {
+        if let Some(exact) = self.counted_contents() {
+            return Ok(Some(exact));
+        }
+        let version = self.lock().content_version();
+        let since = self.begin_index();
         let mut sorter = self.new_sorter();
         match self.sort_all_hashes(&mut sorter).await {
             Ok(true) => {}
@@ -208,9 +219,12 @@ impl<D: Directory> Pool<D> {
             }
         }
         let sorted = sorter.finish();
-        let distinct = count_distinct(&sorted).await;
+        self.leave_index(&sorted, since).await;
+        let contents = count_distinct(&sorted).await;
         sorted.discard().await;
-        Ok(Some(distinct? * CLUSTER_SIZE as u64))
+        let contents = contents?;
+        self.lock().counted = Some((version, contents));
+        Ok(Some(contents))
     }
 
     /// False if there are clusters whose hash is not known.
@@ -309,14 +323,16 @@ pub fn root_hash(
     hasher.finish()
 }
 
-async fn count_distinct<D: Directory>(sorted: &Sorted<D>) -> Result<u64> {
+async fn count_distinct<D: Directory>(sorted: &Sorted<D>) -> Result<Contents> {
     let mut merge = sorted.merge();
-    let (mut last, mut distinct) = (None, 0);
+    let mut contents = Contents { clusters: 0, distinct: 0 };
+    let mut last = None;
     while let Some(record) = merge.next().await? {
-        distinct += u64::from(last != Some(record.key));
+        contents.clusters += 1;
+        contents.distinct += u64::from(last != Some(record.key));
         last = Some(record.key);
     }
-    Ok(distinct)
+    Ok(contents)
 }
 
 fn is_data(state: MapState) -> bool {

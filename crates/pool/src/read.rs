@@ -127,10 +127,17 @@ impl<D: Directory> Pool<D> {
                 error
             }
         };
-        match self.read_verified(image, cluster).await? {
-            Verified::Bytes(bytes) => Ok(bytes),
-            Verified::Mismatch { .. } => Err(error),
+        let (bytes, came) = match self.read_verified(image, cluster).await? {
+            Verified::Bytes(bytes) => (Ok(bytes), "; it was healed from an equal cluster"),
+            Verified::Mismatch { .. } => (Err(error), ""),
+        };
+        let mut state = self.lock();
+        if let Ok(found) = state.image(image) {
+            let (name, offset) = (&found.record.name, cluster * CLUSTER_SIZE as u64);
+            let message = format!("{name} at {offset} did not match its hash{came}");
+            state.note_damage(message);
         }
+        bytes
     }
 
     async fn read_verified(&self, image: ImageId, cluster: u64) -> Result<Verified> {

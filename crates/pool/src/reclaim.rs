@@ -8,10 +8,10 @@
 
 mod heal;
 mod merge;
+mod survivor;
 mod task;
 pub(crate) mod users;
 
-use crate::index::page::Record;
 use crate::index::scan::record_of;
 use crate::index::sorter::{Sorted, Sorter};
 use crate::pool::Pool;
@@ -146,11 +146,15 @@ impl<D: Directory> Pool<D> {
         }
         let mut cut = None;
         let mut hashes = self.new_sorter();
+        let since = self.begin_index();
         let scanned = or_cut(self.scan_part(part, parts, &mut hashes, work).await, &mut cut);
         let hashes = hashes.finish();
+        if parts == 1 && cut.is_none() && matches!(scanned, Ok(true)) {
+            self.leave_index(&hashes, since).await;
+        }
         let mut pairs = self.new_sorter();
         let going_on = match scanned {
-            Ok(true) => or_cut(pair_up(&hashes, &mut pairs).await.map(|()| true), &mut cut),
+            Ok(true) => or_cut(self.pair_up(&hashes, &mut pairs).await.map(|()| true), &mut cut),
             stopped => stopped,
         };
         self.lock().sort_files += hashes.file_count() as u64;
@@ -267,22 +271,6 @@ impl<D: Directory> Pool<D> {
             }
         }
     }
-}
-
-/// Pairs each cluster with the first that has its hash.
-async fn pair_up<D: Directory>(hashes: &Sorted<D>, pairs: &mut Sorter<D>) -> Result<()> {
-    let mut merge = hashes.merge();
-    let mut first: Option<Record> = None;
-    while let Some(record) = merge.next().await? {
-        match first.filter(|first| first.key == record.key) {
-            Some(first) => {
-                let key = [record.value, first.value];
-                pairs.push(Record { key, value: 0 }).await?;
-            }
-            None => first = Some(record),
-        }
-    }
-    Ok(())
 }
 
 /// A reclaim on its way.

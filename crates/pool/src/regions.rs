@@ -6,6 +6,8 @@
 //! has no intent is damage, never work in progress.
 
 use crate::bitmap::Bitmap;
+use crate::index::delta::Delta;
+use crate::index::scan::key_of;
 use crate::pending::{PendingHashes, PendingPage};
 use crate::records::{HASH_PAGES, RegionRecord};
 use blockyard_block::{CLUSTER_SIZE, ClusterIndex, ContentHash, EXTENT_CLUSTERS, RegionIndex};
@@ -114,8 +116,11 @@ pub(crate) struct Regions {
     watches: BTreeMap<ClusterIndex, Vec<Watch>>,
     next_watch: u64,
     pub(crate) intents_cleared: u64,
-    /// Counts hashes as they become trusted.
+    /// Counts hashes as they become trusted, and clusters as they lose trust.
     pub(crate) published: u64,
+    pub(crate) distrusted: u64,
+    /// Clusters whose hash became trusted lately, for look-ups.
+    pub(crate) delta: Delta,
 }
 
 impl Regions {
@@ -131,6 +136,8 @@ impl Regions {
             next_watch: 0,
             intents_cleared: 0,
             published: 0,
+            distrusted: 0,
+            delta: Delta::default(),
         }
     }
 
@@ -193,6 +200,7 @@ impl Regions {
 
     pub(crate) fn mark_untrusted(&mut self, cluster: ClusterIndex) {
         self.pending.remove(cluster);
+        self.distrusted += 1;
         let hot = self.hot.entry(cluster.region()).or_default();
         let bits = hot.untrusted.get_or_insert_with(|| Box::new(Bitmap::EMPTY));
         bits.set(cluster.within_region(), true);
@@ -291,6 +299,11 @@ impl Regions {
             }
         }
         self.published += hashes.len() as u64;
+        if self.delta.is_kept() {
+            for (hash, step) in hashes.iter().zip(0..) {
+                self.delta.insert(key_of(hash)[0], first.offset_by(step));
+            }
+        }
         self.pending.insert_run(first, hashes);
     }
 
@@ -421,6 +434,7 @@ impl Regions {
     /// written since the last good sync lies in these regions, and its hashes may be on disk already.
     pub(crate) fn distrust_written(&mut self) {
         self.pending.clear();
+        self.distrusted += 1;
         for region in &self.with_intent {
             let hot = self.hot.entry(*region).or_default();
             hot.untrusted = Some(Box::new(Bitmap::FULL));

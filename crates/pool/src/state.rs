@@ -17,7 +17,8 @@ use crate::ranges::RangeTable;
 use crate::reclaim::Shortage;
 use crate::records::{ImageRecord, MapPage, PoolRecord, RecordKey, RegionRecord};
 use crate::regions::{HashPage, Regions};
-use crate::types::{Client, OpenOptions};
+use crate::reserved::ReservedPlaces;
+use crate::types::{Client, Contents, OpenOptions};
 use blockyard_block::{
     ClusterIndex, ContentHash, EXTENT_CLUSTERS, Error, ErrorKind, ExtentId, ImageId, ImageName,
     MAP_PAGE_EXTENTS, MapPageId, RegionIndex, Result,
@@ -139,6 +140,13 @@ pub(crate) struct State {
     /// Room that reclaim keeps for the records of changes planned before it made them longer.
     pub(crate) growth: Growth,
     pub(crate) shortage: Shortage,
+    pub(crate) reserved_places: ReservedPlaces,
+    /// Runs of the hash index made since the open.
+    pub(crate) indexes_made: u64,
+    /// Clusters that were to be written and became references.
+    pub(crate) references_written: u64,
+    /// The last count of distinct contents, and [`State::content_version`] then.
+    pub(crate) counted: Option<(u64, Contents)>,
     /// Numbers the files of sorts.
     pub(crate) sorts: u64,
     pub(crate) sort_files: u64,
@@ -222,6 +230,10 @@ impl State {
             holds: BTreeMap::new(),
             growth: Growth::default(),
             shortage: Shortage::default(),
+            reserved_places: ReservedPlaces::default(),
+            indexes_made: 0,
+            references_written: 0,
+            counted: None,
             sorts: 0,
             sort_files: 0,
             generation: Generation(1),
@@ -266,6 +278,12 @@ impl State {
             wanted: Wanted::default(),
             enospc_answers: 0,
         }
+    }
+
+    /// The same as long as the same clusters hold the same, as far as is known.
+    pub(crate) fn content_version(&self) -> u64 {
+        let by_hash = self.regions.published + self.regions.distrusted;
+        by_hash + self.allocator.turnover() + self.reserved_places.changes()
     }
 
     pub(crate) fn new_id(&mut self) -> u64 {

@@ -140,8 +140,6 @@ pub struct PoolStatus {
     pub bytes_logical: u64,
     /// Allocated clusters.
     pub bytes_physical: u64,
-    /// Distinct contents among the allocated clusters, or `None` while not known.
-    pub bytes_unique: Option<u64>,
     /// What may be allocated in all.
     pub bytes_capacity: u64,
     /// What the pool's files take on disk.
@@ -156,6 +154,15 @@ pub struct PoolStatus {
     pub activities: Vec<String>,
     /// The last close was clean.
     pub opened_clean: bool,
+}
+
+/// What is stored, and how much of it more than once, in clusters of 4096 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Contents {
+    /// Allocated clusters that hold data.
+    pub clusters: u64,
+    /// Contents among them that differ, by their hash.
+    pub distinct: u64,
 }
 
 /// What `scrub` or `check --data` found wrong with a cluster.

@@ -5,7 +5,7 @@
 //! commit could see; completion makes it visible. A piece that must wait (for an intent, for space, for
 //! room in the journal) gives up its ticket, holds nothing, and plans again when woken.
 
-use crate::plan::{Content, Plan, Planned};
+use crate::plan::{Content, Plan, Planned, Stored};
 use crate::pool::{Pool, Turn};
 use crate::state::{ImageState, State};
 use blockyard_block::{
@@ -51,6 +51,15 @@ impl Piece {
     pub(crate) fn cluster_count(&self) -> usize {
         self.data.len() / CLUSTER_SIZE
     }
+}
+
+/// New contents for clusters within one extent.
+#[derive(Clone, Copy)]
+struct Write<'a> {
+    image: ImageId,
+    clusters: &'a Range<u64>,
+    pieces: &'a [Piece],
+    contents: &'a [Content],
 }
 
 /// A planned change whose data is being written. Dropped (the client went away), it ends like a
@@ -154,19 +163,22 @@ impl<D: Directory> Pool<D> {
         pieces: &[Piece; 1],
         contents: &[Content],
     ) -> Result<()> {
+        let write = Write { image, clusters, pieces, contents };
+        let mut looked = None;
         loop {
-            let (turn, planned) = match self.start(image, clusters, contents)? {
+            let (turn, planned) = match self.start(&write, looked)? {
                 Started::Planned(turn, planned) => (turn, planned),
                 Started::InLine(turn) => {
                     turn.wait().await?;
                     // The image may have been shrunk while this waited.
                     let offset = clusters.start * CLUSTER_SIZE as u64;
                     self.lock().image(image)?.check_range(offset, pieces[0].data.len() as u64)?;
-                    let planned = self.plan(image, clusters, contents)?;
+                    let stored = Stored::Looked(looked, &[]);
+                    let planned = self.plan(image, clusters, contents, stored)?;
                     (turn, planned)
                 }
             };
-            if let Some(done) = self.carry_out(turn, planned, pieces, contents).await {
+            if let Some(done) = self.carry_out(turn, planned, &write, &mut looked).await {
                 return done;
             }
         }
@@ -181,26 +193,25 @@ impl<D: Directory> Pool<D> {
         data: Buffer,
         clusters: Range<u64>,
     ) -> Result<()> {
+        let mut looked = None;
         loop {
             let turn = self.take_turn(image, clusters.clone()).await?;
             // The image may have been shrunk while this waited.
             self.lock().image(image)?.check_range(offset, data.len() as u64)?;
             let pieces = self.whole_clusters(image, offset, &data).await?;
             let contents = self.contents(&pieces).await;
-            let planned = self.plan(image, &clusters, &contents)?;
-            if let Some(done) = self.carry_out(turn, planned, &pieces, &contents).await {
+            let stored = Stored::Looked(looked, &[]);
+            let planned = self.plan(image, &clusters, &contents, stored)?;
+            let write = Write { image, clusters: &clusters, pieces: &pieces, contents: &contents };
+            if let Some(done) = self.carry_out(turn, planned, &write, &mut looked).await {
                 return done;
             }
         }
     }
 
     /// Takes a place in the image's line and, if nobody is in the way, plans at once.
-    fn start(
-        &self,
-        image: ImageId,
-        clusters: &Range<u64>,
-        contents: &[Content],
-    ) -> Result<Started<'_, D>> {
+    fn start(&self, write: &Write<'_>, looked: Option<u64>) -> Result<Started<'_, D>> {
+        let Write { image, clusters, contents, .. } = *write;
         let mut state = self.lock();
         let found = state.image_mut(image)?;
         let size = CLUSTER_SIZE as u64;
@@ -208,7 +219,8 @@ impl<D: Directory> Pool<D> {
         let line = &mut found.line;
         let ticket = line.enqueue(clusters.clone());
         let may_go = line.may_go(ticket);
-        let planned = may_go.then(|| state.plan_at(image, clusters, contents));
+        let stored = Stored::Looked(looked, &[]);
+        let planned = may_go.then(|| state.plan_at(image, clusters, contents, stored));
         if may_go {
             state.seal();
         }
@@ -220,20 +232,39 @@ impl<D: Directory> Pool<D> {
         })
     }
 
-    /// Does what was planned and completes it; `None` if it must be planned again.
+    /// Does what was planned and completes it; `None` if it must be planned again. Without space, what is
+    /// stored already becomes a reference. `looked` keeps how many indexes had been made when that was looked up.
     async fn carry_out(
         &self,
         turn: Turn<'_, D>,
-        planned: Planned,
-        pieces: &[Piece],
-        contents: &[Content],
+        mut planned: Planned,
+        write: &Write<'_>,
+        looked: &mut Option<u64>,
     ) -> Option<Result<()>> {
-        let plan = match planned {
-            Planned::Go(plan) => plan,
-            Planned::Wait(seen) => {
-                drop(turn);
-                self.wait_for_progress(seen).await;
-                return None;
+        let Write { image, clusters, pieces, contents } = *write;
+        // Held until the references count themselves.
+        let mut _offers = None;
+        let plan = loop {
+            planned = match planned {
+                Planned::Go(plan) => break plan,
+                Planned::Wait(seen) => {
+                    // Who waits holds nothing.
+                    drop(_offers);
+                    drop(turn);
+                    self.wait_for_progress(seen).await;
+                    return None;
+                }
+                Planned::Short(steps) => {
+                    *looked = Some(self.lock().indexes_made);
+                    let found = self.find_stored(&steps, pieces, contents).await;
+                    let stored = Stored::Looked(*looked, &found.list);
+                    let planned = self.plan(image, clusters, contents, stored);
+                    _offers = Some(found);
+                    match planned {
+                        Ok(planned) => planned,
+                        Err(error) => return Some(Err(error)),
+                    }
+                }
             }
         };
         let unfinished = Unfinished { pool: self, plan: &plan, contents };
@@ -247,9 +278,10 @@ impl<D: Directory> Pool<D> {
         image: ImageId,
         clusters: &Range<u64>,
         contents: &[Content],
+        stored: Stored<'_>,
     ) -> Result<Planned> {
         let mut state = self.lock();
-        let planned = state.plan_at(image, clusters, contents);
+        let planned = state.plan_at(image, clusters, contents, stored);
         state.seal();
         self.wake_wanted(state);
         planned

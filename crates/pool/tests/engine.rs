@@ -7,8 +7,8 @@ mod machine;
 
 use blockyard_block::{BlockDevice, ContentHash, HashAlgorithm, ZeroOptions};
 use blockyard_io::Directory;
-use blockyard_pool::MapState;
-use machine::{Machine, client, name, pattern, read, write};
+use blockyard_pool::{Contents, MapState};
+use machine::{Machine, client, name, pattern, read, unique, write};
 use std::sync::Arc;
 
 #[test]
@@ -180,7 +180,7 @@ fn a_place_that_was_kept_and_never_written_is_no_damage() {
         let scrub = pool.scrub(|_| true).await.unwrap();
         assert!(scrub.damage.is_empty(), "{:?}", scrub.damage);
         assert_eq!(pool.status().unwrap().bytes_physical, (1 << 20) + 8192);
-        assert_eq!(pool.bytes_unique().await.unwrap(), Some(8192));
+        assert_eq!(unique(&pool).await, 8192);
     });
 }
 
@@ -213,7 +213,7 @@ fn an_image_that_is_mostly_nothing_is_described_in_few_steps() {
 }
 
 #[test]
-fn distinct_contents_are_counted_outside_memory_and_leave_no_files() {
+fn distinct_contents_are_counted_outside_memory_and_leave_an_index() {
     let mut machine = Machine::new(7);
     let directory = machine.world.directory();
     let pool = machine.open();
@@ -224,7 +224,16 @@ fn distinct_contents_are_counted_outside_memory_and_leave_no_files() {
             let content = vec![(cluster % 201) as u8 + 1; 4096];
             write(&volume, cluster * 3 * 4096, &content).await;
         }
-        assert_eq!(pool.bytes_unique().await.unwrap(), Some(201 * 4096));
-        assert_eq!(directory.list("index").await.unwrap(), Vec::<String>::new());
+        assert_eq!(unique(&pool).await, 201 * 4096);
+        let files = directory.list("index").await.unwrap();
+        assert!(files.len() == 1 && files[0].starts_with("hashes-"), "{files:?}");
+        let exact = Contents { clusters: 470, distinct: 201 };
+        assert_eq!(pool.counted_contents(), Some(exact));
+        write(&volume, 3 * 4096, &[201; 4096]).await;
+        assert_eq!(pool.counted_contents(), None, "something was written");
+        assert_eq!(unique(&pool).await, 201 * 4096);
+        assert!(pool.counted_contents().is_some());
+        volume.discard(3 * 4096, 4096, false).await.unwrap();
+        assert_eq!(pool.counted_contents(), None, "something was freed");
     });
 }

@@ -6,7 +6,7 @@ mod machine;
 use blockyard_block::{BlockDevice, Buffer, ErrorKind, HashAlgorithm};
 use blockyard_io::{Directory, Disk};
 use blockyard_pool::{Reclaim, ReclaimOptions};
-use machine::{Machine, SimPool, client, name, pattern, read, write};
+use machine::{Machine, SimPool, client, name, pattern, read, unique, write};
 use std::sync::Arc;
 
 const CLUSTER: usize = 4096;
@@ -37,11 +37,13 @@ fn equal_clusters_become_one_and_their_images_keep_their_content() {
             let dry = reclaim(&pool, ReclaimOptions { dry_run: true, ..Default::default() }).await;
             assert_eq!((dry.scanned, dry.equal, dry.freed), (404, 203, 0));
             let runs = ReclaimOptions { runs_min: 50, ..Default::default() };
-            assert_eq!(reclaim(&pool, runs).await.freed, 200);
+            // If the first of the ones is known to be shared already it stays, which breaks a run.
+            let freed = reclaim(&pool, runs).await.freed;
+            assert!(freed == 198 || freed == 200, "{freed}");
             let singles = reclaim(&pool, ReclaimOptions::default()).await;
-            assert_eq!((singles.freed, singles.busy, singles.differed), (3, 0, 0));
+            assert_eq!((singles.freed + freed, singles.busy, singles.differed), (203, 0, 0));
             assert_eq!(pool.status().unwrap().bytes_physical, 201 * CLUSTER as u64);
-            assert_eq!(pool.bytes_unique().await.unwrap(), Some(201 * CLUSTER as u64));
+            assert_eq!(unique(&pool).await, 201 * CLUSTER as u64);
             // Both go their own ways from here.
             write(&a, 0, &clusters([77])).await;
             let s = pool.open_image(&name("s"), client(false)).unwrap();
@@ -51,6 +53,35 @@ fn equal_clusters_become_one_and_their_images_keep_their_content() {
                 assert_eq!(read(volume, 0, 4 * 4096).await, clusters([1, 1, 1, 250]));
             }
             assert_eq!(read(&a, 0, 4096).await, clusters([77]));
+        });
+    }
+}
+
+#[test]
+fn of_equal_clusters_one_that_is_shared_already_stays() {
+    for snapshot in [false, true] {
+        let mut machine = Machine::new(7);
+        let pool = machine.open();
+        machine.run(async move {
+            for image in ["a", "b"] {
+                pool.create_image(&name(image), 4 << 20, 1).await.unwrap();
+                let volume = pool.open_image(&name(image), client(true)).unwrap();
+                write(&volume, 0, &clusters((0..100).chain([3, 3, 3]))).await;
+            }
+            if snapshot {
+                pool.snapshot_image(&name("b"), &name("s"), 1).await.unwrap();
+            }
+            assert_eq!(reclaim(&pool, ReclaimOptions::default()).await.freed, 106);
+            let told = pool.inspect();
+            let homes: Vec<_> = told.owners.iter().map(|(region, _)| *region).collect();
+            let stays = if snapshot { homes[1] } else { homes[0] };
+            assert_eq!(told.counts.len(), 100);
+            assert!(told.counts.iter().all(|(cluster, _)| cluster.region() == stays));
+            for image in ["a", "b"] {
+                let volume = pool.open_image(&name(image), client(false)).unwrap();
+                let expected = clusters((0..100).chain([3, 3, 3]));
+                assert_eq!(read(&volume, 0, 103 * 4096).await, expected);
+            }
         });
     }
 }
@@ -105,7 +136,7 @@ fn without_space_to_sort_in_a_content_that_fills_the_memory_is_shared_all_the_sa
             let found = reclaim(&pool, ReclaimOptions::default()).await;
             assert_eq!(found.freed, 900 - distinct, "seed {seed}: {found:?}");
             world.set_capacity(None);
-            assert_eq!(pool.bytes_unique().await.unwrap(), Some(distinct * CLUSTER as u64));
+            assert_eq!(unique(&pool).await, distinct * CLUSTER as u64);
             assert_eq!(read(&a, 0, 900 * CLUSTER as u64).await, clusters(content));
         });
     }
@@ -174,14 +205,63 @@ fn a_forged_equal_hash_never_makes_two_clusters_one() {
             hashes.sync().await.unwrap();
             assert_eq!(forged, 1);
         });
+        machine.limit_capacity(3 * CLUSTER as u64);
         let pool = machine.open();
         machine.run(async move {
             let account = reclaim(&pool, ReclaimOptions::default()).await;
             assert_eq!((account.equal, account.differed, account.freed), (1, 1, 0));
-            let a = pool.open_image(&name("a"), client(false)).unwrap();
+            let a = pool.open_image(&name("a"), client(true)).unwrap();
             assert_eq!(read(&a, 0, 3 * 4096).await, clusters([1, 2, 3]));
+            // The pool is full: what is written again can only refer to the first. Once that is gone, the
+            // second is all that seems to have the content.
+            write(&a, 4 << 20, &clusters([1])).await;
+            assert_eq!(pool.counters().references_written, 1);
+            for place in [0, 4 << 20] {
+                a.discard(place, 4096, true).await.unwrap();
+            }
+            write(&a, 8192 + 4096, &clusters([9])).await;
+            let refused = a.write(4 << 20, Buffer::copy_of(&clusters([1])), false).await;
+            assert_eq!(refused.unwrap_err().kind(), ErrorKind::NoSpace);
+            assert_eq!(read(&a, 4096, 2 * 4096).await, clusters([2, 3]));
         });
     }
+}
+
+/// What the two published files of equal SHA-1 begin with, <https://shattered.io>; whatever follows in both, the hashes
+/// stay equal.
+const COLLIDING: [&[u8]; 2] =
+    [include_bytes!("data/shattered-1"), include_bytes!("data/shattered-2")];
+
+#[test]
+fn the_published_collision_of_sha1_is_never_made_one() {
+    let mut machine = Machine::with_hash(8, HashAlgorithm::Sha1);
+    machine.limit_capacity(2 * CLUSTER as u64);
+    let pool = machine.open();
+    machine.run(async move {
+        let [one, other] = COLLIDING.map(|start| {
+            let mut cluster = start.to_vec();
+            cluster.resize(CLUSTER, 0);
+            cluster
+        });
+        assert_eq!(HashAlgorithm::Sha1.hash(&one), HashAlgorithm::Sha1.hash(&other));
+        assert_ne!(one, other);
+        pool.create_image(&name("a"), 8 << 20, 1).await.unwrap();
+        let a = pool.open_image(&name("a"), client(true)).unwrap();
+        write(&a, 0, &one).await;
+        write(&a, 4096, &other).await;
+        let account = reclaim(&pool, ReclaimOptions::default()).await;
+        assert_eq!((account.equal, account.differed, account.freed), (1, 1, 0));
+        // Nor by a write without space.
+        a.discard(4096, 4096, true).await.unwrap();
+        write(&a, 8192, &clusters([9])).await;
+        let refused = a.write(4096, Buffer::copy_of(&other), false).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::NoSpace);
+        write(&a, 4096, &one).await;
+        assert_eq!(read(&a, 0, 4096).await, one);
+        assert_eq!(read(&a, 4096, 4096).await, one);
+        assert_eq!(pool.counters().references_written, 1);
+        assert!(pool.status().unwrap().activities.is_empty(), "no damage");
+    });
 }
 
 /// Changes bytes of the closed pool's data where they are first found; true if they were.
@@ -237,6 +317,10 @@ fn rot_is_healed_from_an_equal_cluster_and_told_of_where_there_is_none() {
                 assert_eq!(read(&a, 2 * 4096, 4096).await, pattern(1, CLUSTER));
             } else {
                 write(&a, 2 * 4096 + 100, b"part").await;
+                let told = pool.status().unwrap().activities;
+                let healed =
+                    "a at 8192 did not match its hash; it was healed from an equal cluster";
+                assert!(told.iter().any(|line| line == healed), "{told:?}");
             }
             assert_eq!(read(&s, 2 * 4096, 4096).await, pattern(1, CLUSTER));
             let refused = a.write(4096 + 100, Buffer::copy_of(b"part"), false).await.unwrap_err();

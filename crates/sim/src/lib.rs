@@ -22,6 +22,7 @@ mod names;
 mod operation;
 mod receive;
 mod report;
+mod rot;
 mod run;
 mod scenario;
 mod verify;

@@ -35,6 +35,10 @@ pub enum Count {
     ClustersReclaimed,
     Shortages,
     SpilledSorts,
+    IndexesMade,
+    ReferencesWritten,
+    Rots,
+    Healed,
     RefusalsJudged,
     Receives,
     ExtentsTaken,
@@ -43,7 +47,7 @@ pub enum Count {
 }
 
 impl Count {
-    const ALL: [(Count, &str); 32] = [
+    const ALL: [(Count, &str); 36] = [
         (Count::Operations, "operations"),
         (Count::Kills, "kills"),
         (Count::PowerCuts, "power cuts"),
@@ -72,6 +76,10 @@ impl Count {
         (Count::Shortages, "reclaims for want of space"),
         (Count::RefusalsJudged, "refusals for want of space judged"),
         (Count::SpilledSorts, "sorts by way of files"),
+        (Count::IndexesMade, "hash indexes made"),
+        (Count::ReferencesWritten, "written clusters that became references"),
+        (Count::Rots, "clusters that rotted"),
+        (Count::Healed, "clusters healed"),
         (Count::Receives, "images received"),
         (Count::ExtentsTaken, "extents taken whole"),
         (Count::ClustersTaken, "clusters taken by their hash"),

@@ -5,6 +5,7 @@ use crate::context::{Context, SimPool};
 use crate::executor::{Executor, Task};
 use crate::fault::{Fault, FaultError, OperationKind};
 use crate::report::{Count, Totals};
+use crate::rot::Rot;
 use crate::scenario::Scenario;
 use crate::verify::{Survival, verify_after_open, verify_at_rest};
 use crate::world::SimWorld;
@@ -180,6 +181,9 @@ impl Run {
         self.context.trace("all clients are done");
         if !self.context.faulty.get() {
             self.finish(verify_at_rest(Rc::clone(&self.context)))??;
+            if self.context.one_in(2) && self.rot()? {
+                return Ok(());
+            }
         }
         if self.context.one_in(3) {
             self.crash();
@@ -196,6 +200,35 @@ impl Run {
             }
             Err(error) => Err(format!("shutdown failed: {error}")),
         }
+    }
+
+    /// Lets a cluster rot and be found; true if that ended in a crash.
+    fn rot(&mut self) -> Result<bool, String> {
+        self.drain();
+        let Some(rot) = self.finish(Rot::pick(Rc::clone(&self.context)))?? else {
+            return Ok(false);
+        };
+        let world = self.context.world.clone();
+        self.drain();
+        self.context.trace(&rot);
+        self.context.note(Count::Rots);
+        rot.flip(&world);
+        let judged = self.executor.spawn(rot.clone().judge(Rc::clone(&self.context)));
+        if self.context.one_in(3) {
+            let steps = self.context.below(400);
+            self.executor.run_steps(steps);
+            if !judged.is_done() {
+                self.crash();
+                rot.restore(&world);
+                return Ok(true);
+            }
+        }
+        self.wait(&judged)??;
+        if !rot.has_equal {
+            rot.restore(&world);
+        }
+        self.finish(verify_at_rest(Rc::clone(&self.context)))??;
+        Ok(false)
     }
 
     /// After a clean end even a power cut loses nothing.
@@ -242,6 +275,8 @@ impl Run {
             totals.note(Count::IntentsCleared, counters.intents_cleared);
             totals.note(Count::LogWraps, counters.log_wraps);
             totals.note(Count::SpilledSorts, counters.sort_files);
+            totals.note(Count::IndexesMade, counters.indexes_made);
+            totals.note(Count::ReferencesWritten, counters.references_written);
             totals.note(Count::Shortages, counters.shortage_passes);
         }
     }

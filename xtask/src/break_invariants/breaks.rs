@@ -70,6 +70,11 @@ pub(super) const BREAKS: &[Break] = &[
         what: "a received image shares an extent while changes of it are planned",
     },
     Break {
+        name: "I6-write-reference-no-hold",
+        rule: "I6",
+        what: "a write without space refers to a cluster that was neither held nor unchanged",
+    },
+    Break {
         name: "I7-no-order",
         rule: "I7",
         what: "overlapping changes do not wait for each other",
@@ -83,6 +88,11 @@ pub(super) const BREAKS: &[Break] = &[
         name: "I9-hash-is-enough",
         rule: "I9",
         what: "reclaim takes clusters for equal that had equal hashes, and compares no bytes",
+    },
+    Break {
+        name: "I9-write-reference-no-compare",
+        rule: "I9",
+        what: "a write without space refers to what the index names, and compares neither hash nor bytes",
     },
     Break {
         name: "I10-no-reclaim",
@@ -101,6 +111,11 @@ pub(super) const BREAKS: &[Break] = &[
     },
     Break { name: "I12-go-on", rule: "I12", what: "the pool goes on after a failed sync" },
     Break { name: "I13-no-fence", rule: "I13", what: "files that receive I/O are not locked" },
+    Break {
+        name: "I14-heal-in-place",
+        rule: "I14",
+        what: "a damaged cluster is overwritten with the bytes of an equal one",
+    },
     Break { name: "I15-no-journal", rule: "I15", what: "acknowledged changes are not journaled" },
     Break { name: "sync-log", rule: "I2", what: "the log is not synced" },
     Break { name: "sync-hashes", rule: "I4", what: "the hash table is not synced" },

@@ -64,6 +64,34 @@ pub struct ImageList {
     pub images: Vec<Image>,
 }
 
+/// All images, the oldest first. A parent is older than its children.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageTree {
+    pub images: Vec<ImageTreeNode>,
+}
+
+/// An image and the older one it shares most with. No record keeps what an image was made from: it is told by what
+/// they still have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageTreeNode {
+    pub name: String,
+    pub id: u64,
+    /// Null if it has no extent (4 MiB) in common with an older image.
+    pub parent: Option<String>,
+    /// Bytes of image in extents that both have.
+    pub bytes_in_common: u64,
+    pub kind: ImageKind,
+    pub size_bytes: u64,
+    /// What the image maps, in whole clusters, shared or not.
+    pub bytes_mapped: u64,
+    /// Of these, what would stay if the image were removed.
+    pub bytes_shared: u64,
+    /// What removing the image would free, exactly.
+    pub bytes_exclusive: u64,
+    /// Seconds since 1970.
+    pub created_unix_s: u64,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateImage {

@@ -21,6 +21,10 @@ pub struct PoolStatus {
     /// Distinct contents among the allocated clusters x 4096; null while not known. Of a pool with more than
     /// 256 MiB it is counted in the background and is that of the last count.
     pub bytes_unique: Option<u64>,
+    /// What sharing every duplicate would free: data stored more than once, by its hash. Null while not known.
+    pub bytes_reclaimable: Option<u64>,
+    /// Whether the two are exact: nothing was written or freed since they were counted.
+    pub reclaimable_is_exact: bool,
     /// What may be allocated in all.
     pub bytes_capacity: u64,
     /// What the pool's files take on disk.

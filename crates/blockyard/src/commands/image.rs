@@ -13,6 +13,7 @@ mod remove;
 mod rename;
 mod resize;
 mod snapshot;
+mod tree;
 
 use crate::commands::Session;
 use anyhow::Result;
@@ -25,6 +26,7 @@ pub(crate) enum Command {
     Import(import::Flags),
     Export(export::Flags),
     List(list::Flags),
+    Tree(tree::Flags),
     Info(info::Flags),
     Rename(rename::Flags),
     Resize(resize::Flags),
@@ -42,6 +44,7 @@ pub(crate) fn run(command: &Command, session: &Session) -> Result<()> {
         Command::Import(flags) => import::run(flags, session),
         Command::Export(flags) => export::run(flags, session),
         Command::List(flags) => list::run(flags, session),
+        Command::Tree(flags) => tree::run(flags, session),
         Command::Info(flags) => info::run(flags, session),
         Command::Rename(flags) => rename::run(flags, session),
         Command::Resize(flags) => resize::run(flags, session),

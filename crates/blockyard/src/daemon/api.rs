@@ -77,6 +77,7 @@ fn documented() -> OpenApiRouter<Arc<Daemon>> {
         .routes(routes!(pool::scrub))
         .routes(routes!(pool::reclaim))
         .routes(routes!(images::list, images::create))
+        .routes(routes!(images::tree))
         .routes(routes!(images::get, images::remove))
         .routes(routes!(images::rename))
         .routes(routes!(images::resize))

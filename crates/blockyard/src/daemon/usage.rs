@@ -6,6 +6,7 @@
 
 use crate::daemon::engine::HostPool;
 use blockyard_block::{Error, Result};
+use blockyard_pool::Contents;
 use pollster::block_on;
 use std::fs;
 use std::io;
@@ -30,21 +31,24 @@ pub(crate) struct Usage {
 
 #[derive(Clone, Copy)]
 struct Count {
-    bytes_unique: Option<u64>,
+    contents: Option<Contents>,
     made: Instant,
     took: Duration,
 }
 
 impl Usage {
-    /// Distinct contents x 4096, as last counted; `None` while clusters are untrusted, and until a large
+    /// What is stored and what of it is distinct, as last counted; `None` while clusters are untrusted, and until a large
     /// pool has been counted once.
-    pub(crate) fn bytes_unique(
+    pub(crate) fn contents(
         self: &Arc<Self>,
         pool: &Arc<HostPool>,
         physical: u64,
-    ) -> Result<Option<u64>> {
+    ) -> Result<Option<Contents>> {
+        if let Some(exact) = pool.counted_contents() {
+            return Ok(Some(exact));
+        }
         if let Some(count) = self.fresh() {
-            return Ok(count.bytes_unique);
+            return Ok(count.contents);
         }
         if physical <= SMALL_POOL_BYTES {
             return self.count(pool);
@@ -59,23 +63,23 @@ impl Usage {
             let started = thread::Builder::new().name("count".to_owned()).spawn(count);
             started.map_err(|error| Error::io("cannot start a thread to count", error))?;
         }
-        Ok(lock(&self.last).and_then(|count| count.bytes_unique))
+        Ok(lock(&self.last).and_then(|count| count.contents))
     }
 
     fn fresh(&self) -> Option<Count> {
         lock(&self.last).filter(|count| count.made.elapsed() < count.took * REST)
     }
 
-    fn count(&self, pool: &HostPool) -> Result<Option<u64>> {
+    fn count(&self, pool: &HostPool) -> Result<Option<Contents>> {
         let _one_at_a_time = lock(&self.counting);
         if let Some(count) = self.fresh() {
-            return Ok(count.bytes_unique);
+            return Ok(count.contents);
         }
         let started = Instant::now();
-        let bytes_unique = block_on(pool.bytes_unique())?;
-        let count = Count { bytes_unique, made: Instant::now(), took: started.elapsed() };
+        let contents = block_on(pool.count_contents())?;
+        let count = Count { contents, made: Instant::now(), took: started.elapsed() };
         *lock(&self.last) = Some(count);
-        Ok(bytes_unique)
+        Ok(contents)
     }
 }
 

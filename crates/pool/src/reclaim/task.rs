@@ -20,6 +20,8 @@ pub(crate) struct Shortage {
     fruitless_since: Option<u64>,
     /// Hashes published when a write was refused for lack of space, if nothing equal can have been left.
     refused_at: Option<u64>,
+    /// Hashes published when a write wished for an index last.
+    index_wanted_at: Option<u64>,
 }
 
 /// What came of a pass.
@@ -43,6 +45,7 @@ impl<D: Directory> Pool<D> {
     /// Frees duplicates when a write finds no space; returns after [`Pool::shutdown`].
     pub async fn run_reclaim(&self) {
         self.task_started();
+        self.adopt_index().await;
         let mut busy_passes = 0;
         loop {
             let listener = self.reclaim_event.listen();
@@ -87,6 +90,24 @@ impl Shortage {
 }
 
 impl State {
+    /// A pass leaves an index. If it could not, another try is not worth while before more was written than
+    /// the delta can keep.
+    pub(crate) fn want_index(&mut self) {
+        let published = self.regions.published;
+        let places = 2 * self.options.sort_records_max as u64;
+        let lately =
+            self.shortage.index_wanted_at.is_some_and(|wanted| published - wanted < places);
+        if !lately && !self.closing && self.failed.is_none() {
+            self.shortage.index_wanted_at = Some(published);
+            self.shortage.wanted = true;
+        }
+    }
+
+    /// The index was found damaged.
+    pub(crate) fn lose_index(&mut self) {
+        self.shortage.index_wanted_at = None;
+    }
+
     fn begin_shortage_pass(&mut self) -> Option<u64> {
         if !self.shortage.wanted || self.failed.is_some() || self.closing {
             return None;

@@ -2,7 +2,7 @@
 //! pass over the hash table, joined with the list by sorting. Memory is bounded by the sorters; lists wait in a
 //! file of `index/`.
 //!
-//! No persistent index of hashes exists yet; it would replace the pass and nothing else here.
+//! The index of decision 14 could replace the pass where the list is very short, and nothing else here.
 
 use super::ExtentHashes;
 use crate::index::page::Record;

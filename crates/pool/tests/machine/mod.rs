@@ -35,6 +35,12 @@ impl Machine {
         Machine { capacity_bytes: Some(bytes), ..Machine::new(seed) }
     }
 
+    /// What the pool may allocate from the next open on.
+    #[allow(dead_code, reason = "each test program uses a part of the machine")]
+    pub(crate) fn limit_capacity(&mut self, bytes: u64) {
+        self.capacity_bytes = Some(bytes);
+    }
+
     pub(crate) fn with_hash(seed: u64, hash: HashAlgorithm) -> Machine {
         let world = SimWorld::new(seed);
         let executor = Executor::new(&world);
@@ -120,4 +126,10 @@ pub(crate) async fn read(volume: &Volume<SimDirectory>, offset: u64, length: u64
 
 pub(crate) async fn write(volume: &Volume<SimDirectory>, offset: u64, bytes: &[u8]) {
     volume.write(offset, Buffer::copy_of(bytes), false).await.unwrap();
+}
+
+/// Bytes of distinct contents.
+#[allow(dead_code, reason = "each test program uses a part of the machine")]
+pub(crate) async fn unique(pool: &SimPool) -> u64 {
+    pool.count_contents().await.unwrap().unwrap().distinct * 4096
 }

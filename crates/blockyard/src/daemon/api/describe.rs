@@ -90,7 +90,8 @@ fn damage(damage: pool::Damage) -> api::Damage {
 /// Looks at the pool's files, and at its hashes if they are not too many.
 pub(super) fn pool_status(daemon: &Daemon) -> Result<api::PoolStatus> {
     let status = daemon.pool.status()?;
-    let bytes_unique = daemon.usage.bytes_unique(&daemon.pool, status.bytes_physical)?;
+    let contents = daemon.usage.contents(&daemon.pool, status.bytes_physical)?;
+    let bytes = |clusters: u64| clusters * CLUSTER_SIZE as u64;
     let mut activities = status.activities;
     activities.extend(daemon.jobs.activities());
     Ok(api::PoolStatus {
@@ -101,7 +102,9 @@ pub(super) fn pool_status(daemon: &Daemon) -> Result<api::PoolStatus> {
         images: status.images,
         bytes_logical: status.bytes_logical,
         bytes_physical: status.bytes_physical,
-        bytes_unique,
+        bytes_unique: contents.map(|contents| bytes(contents.distinct)),
+        bytes_reclaimable: contents.map(|contents| bytes(contents.clusters - contents.distinct)),
+        reclaimable_is_exact: contents.is_some() && contents == daemon.pool.counted_contents(),
         bytes_capacity: status.bytes_capacity,
         bytes_on_disk: usage::bytes_on_disk(&daemon.plan.pool)?,
         clusters_untrusted: status.clusters_untrusted,

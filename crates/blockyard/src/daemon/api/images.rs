@@ -9,11 +9,13 @@ use axum::http::StatusCode;
 use axum::response::Json;
 use blockyard_api::{
     CloneImage, CreateImage, DiffRun, ErrorBody, Image, ImageDiff, ImageDigest, ImageList,
-    ImageMap, MapRun, RenameImage, ResizeImage, SnapshotImage,
+    ImageMap, ImageTree, ImageTreeNode, MapRun, RenameImage, ResizeImage, SnapshotImage,
 };
 use blockyard_block::{EXTENT_SIZE, Error, ErrorKind, ImageName, Result};
+use blockyard_pool::Relative;
 use pollster::block_on;
 use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
 use utoipa::IntoParams;
 
 /// Runs in one page of a map, at least; one more look-up may add 1024.
@@ -30,6 +32,44 @@ pub(super) async fn list(State(daemon): Shared) -> Result<Json<ImageList>, Failu
 
 fn list_images(daemon: &std::sync::Arc<Daemon>) -> ImageList {
     ImageList { images: daemon.pool.images().into_iter().map(describe::image).collect() }
+}
+
+/// All images under those that they share most with. Walks all maps.
+#[utoipa::path(get, path = "/v1/tree", responses((status = 200, body = ImageTree)))]
+pub(super) async fn tree(State(daemon): Shared) -> Result<Json<ImageTree>, Failure> {
+    blocking(daemon, |daemon| Ok(image_tree(daemon))).await.map(Json)
+}
+
+/// An image that is removed meanwhile is left out; its children then have no parent.
+fn image_tree(daemon: &Daemon) -> ImageTree {
+    let family = daemon.pool.family();
+    let mut images: BTreeMap<u64, Image> = BTreeMap::new();
+    for image in daemon.pool.images() {
+        images.insert(image.id.0, describe::image(image));
+    }
+    let node = |relative: &Relative| {
+        let image = images.get(&relative.image.0)?;
+        let sharing = daemon.pool.sharing(&ImageName::parse(&image.name).ok()?).ok()?;
+        let parent = relative.parent.and_then(|parent| images.get(&parent.0));
+        Some(ImageTreeNode {
+            name: image.name.clone(),
+            id: image.id,
+            parent: parent.map(|parent| parent.name.clone()),
+            bytes_in_common: relative.bytes_in_common,
+            kind: image.kind,
+            size_bytes: image.size_bytes,
+            bytes_mapped: image.bytes_mapped,
+            bytes_shared: sharing.bytes_shared,
+            bytes_exclusive: sharing.bytes_exclusive,
+            created_unix_s: image.created_unix_s,
+        })
+    };
+    let mut nodes: Vec<ImageTreeNode> = family.iter().filter_map(node).collect();
+    let there: BTreeSet<String> = nodes.iter().map(|node| node.name.clone()).collect();
+    for node in &mut nodes {
+        node.parent = node.parent.take().filter(|parent| there.contains(parent));
+    }
+    ImageTree { images: nodes }
 }
 
 /// Makes an empty image.
