@@ -31,8 +31,11 @@ impl Pair {
     }
 }
 
-/// Pairs held and compared at a time: 1 MiB each of losers and survivors.
+/// Pairs held at a time: 1 MiB each of losers and survivors.
 const BATCH_PAIRS: usize = 256;
+
+/// Clusters read at once, 64 KiB: a guest's request waits behind no larger read.
+const COMPARED_AT_ONCE: usize = 16;
 
 /// A change of an extent record beside one reference, at most: a bitmap that was not needed before.
 const RECORD_GROWTH_BYTES: usize = 200;
@@ -148,7 +151,7 @@ impl<D: Directory> Pool<D> {
     async fn compare(&self, held: &mut Held<'_, D>, work: &mut Work<'_>) -> Result<()> {
         let mut at = 0;
         while at < held.pairs.len() {
-            let run = run_length(&held.pairs[at..]);
+            let run = run_length(&held.pairs[at..]).min(COMPARED_AT_ONCE);
             self.compare_run(&mut held.pairs[at..at + run], work).await?;
             at += run;
         }
