@@ -14,6 +14,7 @@ use blockyard_io::Directory;
 use event_listener::Event;
 use std::future::poll_fn;
 use std::ops::Range;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
@@ -27,6 +28,8 @@ pub struct Pool<D: Directory> {
     pub(crate) store: Store<D>,
     pub(crate) directory: Arc<D>,
     hash: HashAlgorithm,
+    /// Bytes of `index/` that lists of images being received take.
+    pub(crate) list_bytes: AtomicU64,
     /// A capture is wanted.
     pub(crate) sync_event: Event,
     /// Something is in the log queue.
@@ -56,6 +59,7 @@ impl<D: Directory> Pool<D> {
             hashes,
             store,
             directory,
+            list_bytes: AtomicU64::new(0),
             sync_event: Event::new(),
             log_event: Event::new(),
             maintenance_event: Event::new(),

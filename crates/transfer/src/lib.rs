@@ -16,6 +16,9 @@ mod server;
 mod tls;
 mod wire;
 
+#[cfg(test)]
+mod fake;
+
 pub use client::connect;
 pub use identity::{Fingerprint, Identity};
 pub use order::{Account, Allowed, Direction, Order, Progress, answer, pull, push};

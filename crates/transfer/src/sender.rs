@@ -92,6 +92,7 @@ fn send_wanted<D: Directory>(
     source: &Volume<D>,
     total: u64,
 ) -> Result<u64> {
+    let clusters_max = source.size().div_ceil(CLUSTER_SIZE as u64);
     let mut sent = 0;
     session.progress.clusters(sent, total);
     loop {
@@ -100,6 +101,10 @@ fn send_wanted<D: Directory>(
             Message::WantedEnd => return Ok(sent),
             other => return Err(unexpected(&other, "Wanted")),
         };
+        let count = slots.iter().count() as u64;
+        if count == 0 || sent + count > clusters_max {
+            return Err(nonsense("it wants nothing, or more than all of the image"));
+        }
         for (first_slot, count) in runs(&slots) {
             let data = read_run(source, index, first_slot, count)?;
             session.send(Message::Clusters { index, first_slot, data })?;

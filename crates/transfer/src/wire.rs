@@ -16,6 +16,9 @@ use tokio::time::timeout;
 pub(crate) const QUEUE: usize = 4;
 /// A peer that says nothing, or takes nothing, for this long is given up.
 const STALL: Duration = Duration::from_secs(60);
+/// A peer that only says that it still works is given up after this long. It may have to walk through all hashes
+/// of its pool: 16 TiB of data have 128 GiB of them.
+const ALIVE_MAX: Duration = Duration::from_secs(3600);
 /// Cancelling is noticed within this time.
 const LOOK: Duration = Duration::from_millis(200);
 /// While it works without having anything to say, a side lets the other know this often.
@@ -31,6 +34,7 @@ pub struct Wire {
     bytes_sent: u64,
     bytes_received: u64,
     stall: Duration,
+    alive_max: Duration,
 }
 
 /// The two ends of a wire within the process, driven by `runtime`.
@@ -60,7 +64,15 @@ impl Wire {
         incoming: mpsc::Receiver<Result<v1::Message>>,
     ) -> Wire {
         let runtime = runtime.clone();
-        Wire { runtime, outgoing, incoming, bytes_sent: 0, bytes_received: 0, stall: STALL }
+        Wire {
+            runtime,
+            outgoing,
+            incoming,
+            bytes_sent: 0,
+            bytes_received: 0,
+            stall: STALL,
+            alive_max: ALIVE_MAX,
+        }
     }
 
     /// Ends it at once, without blocking, and tells the peer why.
@@ -69,9 +81,9 @@ impl Wire {
         let _ = self.outgoing.try_send(Message::failure(error).encode());
     }
 
-    /// Another time after which a peer that says nothing is given up.
-    pub fn with_stall(self, stall: Duration) -> Wire {
-        Wire { stall, ..self }
+    /// Other times after which a peer is given up that says nothing, or nothing but that it is alive.
+    pub fn with_patience(self, stall: Duration, alive_max: Duration) -> Wire {
+        Wire { stall, alive_max, ..self }
     }
 }
 
@@ -122,21 +134,24 @@ impl Session<'_> {
 
     /// The next message that says something. A failure that the peer tells is an error here.
     pub(crate) fn receive(&mut self) -> Result<Message> {
-        let mut started = Instant::now();
+        let asked = Instant::now();
+        let mut heard = asked;
         loop {
             self.check()?;
+            if heard.elapsed() > self.wire.stall || asked.elapsed() > self.wire.alive_max {
+                return Err(stalled());
+            }
             match within(&self.wire.runtime, LOOK, self.wire.incoming.recv()) {
                 Ok(Some(message)) => {
                     let message = message?;
                     self.wire.bytes_received += message.encoded_len() as u64;
                     match Message::decode(message)? {
-                        Message::Alive => started = Instant::now(),
+                        Message::Alive => heard = Instant::now(),
                         Message::Failure { kind, message } => return Err(told(kind, &message)),
                         message => return Ok(message),
                     }
                 }
                 Ok(None) => return Err(hung_up()),
-                Err(_) if started.elapsed() > self.wire.stall => return Err(stalled()),
                 Err(_) => {}
             }
         }

@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 
 /// Finished jobs that are remembered.
 const FINISHED_KEPT: usize = 100;
-/// Jobs that run at the same time; more are refused.
+/// Jobs of users that run at the same time; more are refused.
 const RUNNING_MAX: usize = 16;
+/// What peers asked for has a bound of its own: they must not keep users from working.
+const ANSWERS_MAX: usize = 16;
 
 /// All jobs of this run of the daemon.
 #[derive(Default)]
@@ -167,10 +169,7 @@ impl Jobs {
         if table.stopping {
             return Err(Error::new(ErrorKind::ShutDown, "the daemon is going away"));
         }
-        if table.running() >= RUNNING_MAX {
-            let message = format!("{RUNNING_MAX} jobs run already; wait for one to end");
-            return Err(Error::new(ErrorKind::Busy, message));
-        }
+        table.check_room(kind)?;
         table.last_id += 1;
         let shared = Arc::new(Shared {
             id: table.last_id,
@@ -184,7 +183,7 @@ impl Jobs {
             outcome: Mutex::new(None),
         });
         table.jobs.insert(shared.id, Arc::clone(&shared));
-        table.forget_old();
+        table.forget_old(kind);
         Ok(shared)
     }
 
@@ -205,14 +204,35 @@ impl Table {
         self.jobs.values().filter(|shared| !shared.has_ended()).count()
     }
 
-    fn forget_old(&mut self) {
-        let ended = |shared: &Arc<Shared>| shared.has_ended();
-        let surplus = self.jobs.values().filter(|shared| ended(shared)).count();
-        for _ in FINISHED_KEPT..surplus {
-            let oldest = self.jobs.iter().find(|(_, shared)| ended(shared)).map(|(id, _)| *id);
-            oldest.map(|id| self.jobs.remove(&id));
+    fn check_room(&self, kind: JobKind) -> Result<()> {
+        let running = self.beside(kind).filter(|other| !other.has_ended()).count();
+        let (most, what) = match is_of_peer(kind) {
+            true => (ANSWERS_MAX, "transfers of peers"),
+            false => (RUNNING_MAX, "jobs"),
+        };
+        if running < most {
+            return Ok(());
+        }
+        let message = format!("{most} {what} run already; wait for one to end");
+        Err(Error::new(ErrorKind::Busy, message))
+    }
+
+    /// Jobs of users, or those that peers asked for: whichever `kind` is.
+    fn beside(&self, kind: JobKind) -> impl Iterator<Item = &Arc<Shared>> {
+        self.jobs.values().filter(move |other| is_of_peer(other.kind) == is_of_peer(kind))
+    }
+
+    fn forget_old(&mut self, kind: JobKind) {
+        let ended: Vec<u64> =
+            self.beside(kind).filter(|other| other.has_ended()).map(|other| other.id).collect();
+        for id in ended.iter().take(ended.len().saturating_sub(FINISHED_KEPT)) {
+            self.jobs.remove(id);
         }
     }
+}
+
+fn is_of_peer(kind: JobKind) -> bool {
+    kind == JobKind::Answer
 }
 
 impl Shared {

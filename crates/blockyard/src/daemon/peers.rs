@@ -3,6 +3,7 @@
 //! `identity.pem` has the private key and is made when first needed; `peers.json` is the list. Each change is on
 //! disk before it counts, and counts at once: peers are looked up when they call, and while they are served.
 
+use crate::daemon::peer_runtime::PeerRuntime;
 use crate::daemon::plan::Plan;
 use blockyard_api::{Peer, PeerAllow};
 use blockyard_block::{Error, ErrorKind, ImageName, Result};
@@ -23,7 +24,7 @@ const PEERS_MAX: usize = 1000;
 /// All that the daemon knows of others.
 pub(crate) struct Peers {
     folder: PathBuf,
-    runtime: Handle,
+    runtime: Arc<PeerRuntime>,
     listener: Mutex<Option<TcpListener>>,
     address: Option<String>,
     identity: Mutex<Option<Arc<Identity>>>,
@@ -32,7 +33,7 @@ pub(crate) struct Peers {
 
 impl Peers {
     /// Reads the list, and binds where peers may call.
-    pub(crate) fn load(plan: &Plan, runtime: &Handle) -> Result<Peers> {
+    pub(crate) fn load(plan: &Plan, runtime: &Arc<PeerRuntime>) -> Result<Peers> {
         let listener = plan.peer.as_deref().map(bind).transpose()?;
         let address = listener.as_ref().and_then(|bound| bound.local_addr().ok());
         let list = match fs::read(plan.pool.join(LIST)) {
@@ -42,7 +43,7 @@ impl Peers {
         };
         let peers = Peers {
             folder: plan.pool.clone(),
-            runtime: runtime.clone(),
+            runtime: Arc::clone(runtime),
             listener: Mutex::new(listener),
             address: address.map(|address| address.to_string()),
             identity: Mutex::default(),
@@ -55,8 +56,8 @@ impl Peers {
     }
 
     /// Carries conversations with peers.
-    pub(crate) fn runtime(&self) -> &Handle {
-        &self.runtime
+    pub(crate) fn runtime(&self) -> Result<Handle> {
+        self.runtime.handle()
     }
 
     /// Where peers can call.

@@ -23,7 +23,7 @@ pub(crate) fn listen(
 ) -> anyhow::Result<()> {
     let identity = daemon.peers.identity().context("peers cannot be served")?;
     let host = Arc::new(Answers { daemon: Arc::clone(daemon) });
-    drop(daemon.peers.runtime().spawn(async move {
+    drop(daemon.peers.runtime()?.spawn(async move {
         let stopped = async move {
             let _ = stopping.wait_for(|stop| *stop).await; // whoever could tell is gone: stop, too
         };
@@ -67,7 +67,7 @@ fn run(daemon: &Daemon, wanted: &Wanted, job: &JobHandle) -> Result<JobReport> {
     let peer = daemon.peers.find(&wanted.peer)?;
     let fingerprint = Fingerprint::parse(&peer.fingerprint)?;
     let identity = daemon.peers.identity()?;
-    let wire = connect(daemon.peers.runtime(), &identity, &peer.address, fingerprint)
+    let wire = connect(&daemon.peers.runtime()?, &identity, &peer.address, fingerprint)
         .map_err(|error| error.at(format_args!("peer {}", peer.name)))?;
     let progress = OfJob { daemon, job, peer: fingerprint };
     let (pool, quote) = (&daemon.pool, wanted.quote);

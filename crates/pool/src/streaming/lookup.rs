@@ -16,6 +16,12 @@ use blockyard_block::{
 use blockyard_io::{Directory, Disk};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Lists of all images being received take at most this part of the pool's capacity, and may always take
+/// [`LIST_BYTES_MIN`]: an image whose lists take more claims to hold four times what the pool may hold.
+const LIST_SHARE: u64 = 32;
+const LIST_BYTES_MIN: u64 = 8 << 20;
 
 /// Called again and again during long work; its error ends the work.
 pub type Working<'a> = &'a mut dyn FnMut() -> Result<()>;
@@ -35,6 +41,10 @@ pub struct Lookup<D: Directory> {
     size: u64,
     lists: Option<D::Disk>,
     lists_name: String,
+    /// What the list takes, as accounted for.
+    list_bytes: u64,
+    /// Of the pool, in bytes.
+    capacity: u64,
     /// The extents whose lists were added, in order.
     pub(super) indices: Vec<u64>,
     wanted: Option<Sorter<D>>,
@@ -53,6 +63,8 @@ impl<D: Directory> Lookup<D> {
             size,
             lists: None,
             lists_name,
+            list_bytes: 0,
+            capacity: 0,
             indices: Vec::new(),
             wanted: Some(wanted),
             wanted_count: 0,
@@ -158,6 +170,7 @@ impl<D: Directory> Lookup<D> {
         if hashes.summary(self.algorithm()) != summary {
             return Err(lie(&format!("the hashes of extent {index} do not have its summary")));
         }
+        self.account_list()?;
         let in_image = self.clusters_in(index);
         for (slot, hash) in hashes.iter() {
             if slot >= in_image {
@@ -176,6 +189,27 @@ impl<D: Directory> Lookup<D> {
         self.append(&hashes).await?;
         self.indices.push(index);
         Ok(())
+    }
+
+    /// Another list, if there may be one.
+    fn account_list(&mut self) -> Result<()> {
+        let bytes = ExtentHashes::BYTES as u64;
+        if self.list_bytes == 0 {
+            self.capacity = self.pool.status()?.bytes_capacity;
+        }
+        let capacity = self.capacity;
+        let most = (capacity / LIST_SHARE).max(LIST_BYTES_MIN);
+        let before = self.pool.list_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.list_bytes += bytes;
+        match before + bytes <= most {
+            true => Ok(()),
+            false => Err(Error::new(
+                ErrorKind::NoSpace,
+                format!(
+                    "the lists of images being received would take more than {most} bytes: the image is too large for a pool that may hold {capacity} bytes"
+                ),
+            )),
+        }
     }
 
     async fn append(&mut self, hashes: &ExtentHashes) -> Result<()> {
@@ -271,6 +305,12 @@ impl<D: Directory> Lookup<D> {
         if self.lists.take().is_some() {
             let _ = self.pool.directory.remove(&self.lists_name).await;
         }
+    }
+}
+
+impl<D: Directory> Drop for Lookup<D> {
+    fn drop(&mut self) {
+        self.pool.list_bytes.fetch_sub(self.list_bytes, Ordering::Relaxed);
     }
 }
 
