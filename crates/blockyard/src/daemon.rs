@@ -11,6 +11,7 @@ mod high_water;
 pub(crate) mod jobs;
 mod log;
 mod notify;
+mod orders;
 mod peer_runtime;
 mod peers;
 pub(crate) mod plan;
@@ -24,6 +25,7 @@ use anyhow::{Context, Result};
 use blockyard_nbd::{Limits, Server};
 use engine::{EngineThreads, HostPool};
 use jobs::Jobs;
+use orders::Orders;
 use peer_runtime::PeerRuntime;
 use peers::Peers;
 use plan::Plan;
@@ -58,6 +60,7 @@ pub(crate) struct Daemon {
     jobs: Arc<Jobs>,
     usage: Arc<Usage>,
     peers: Peers,
+    orders: Orders,
     started: Instant,
 }
 
@@ -109,7 +112,9 @@ async fn serve(plan: Plan, storage: &Storage, to_peers: &Arc<PeerRuntime>) -> Re
     let pool = Arc::clone(&storage.pool);
     let usage = Arc::<Usage>::default();
     let peers = Peers::load(&plan, to_peers)?;
-    let daemon = Arc::new(Daemon { plan, pool, jobs, usage, peers, started: Instant::now() });
+    let orders = Orders::load(&plan.pool)?;
+    let started = Instant::now();
+    let daemon = Arc::new(Daemon { plan, pool, jobs, usage, peers, orders, started });
 
     let exports = Arc::new(exports::Images::new(Arc::clone(&daemon.pool)));
     let mut limits = Limits::default();
@@ -125,6 +130,8 @@ async fn serve(plan: Plan, storage: &Storage, to_peers: &Arc<PeerRuntime>) -> Re
     if let Some(listener) = daemon.peers.listener()? {
         transfers::listen(&daemon, listener, peers_stop)?;
     }
+    transfers::take_up(&daemon);
+    drop(tokio::spawn(transfers::watch_left(Arc::clone(&daemon))));
     announce(&daemon);
 
     let name = signals.next().await;

@@ -2,10 +2,11 @@
 
 mod nonsense;
 
+use crate::allowed::Allowed;
 use crate::message::Message;
-use crate::order::{Account, Allowed, Progress, answer};
+use crate::order::{Account, Failed, Unwatched, answer};
 use crate::wire::{Session, Wire, wire_pair};
-use blockyard_block::{BlockDevice, Buffer, Error, HashAlgorithm, ImageName, Result};
+use blockyard_block::{BlockDevice, Buffer, HashAlgorithm, ImageName, Result};
 use blockyard_io::{HostDirectory, HostDisk, HostOptions, MappedFile, block_on};
 use blockyard_pool::{Client, CreateOptions, OpenOptions, Pool, PoolId, Volume};
 use std::sync::Arc;
@@ -113,36 +114,22 @@ pub(crate) fn image(name: &str) -> ImageName {
     ImageName::parse(name).unwrap()
 }
 
-/// Nobody waits for it.
-pub(crate) struct Unwatched;
-
-impl Progress for Unwatched {
-    fn clusters(&self, _done: u64, _total: u64) {}
-
-    fn is_cancelled(&self) -> bool {
-        false
-    }
-}
-
 /// What `pool` makes of a caller that says what `fake` says; whoever may call may do everything.
 pub(crate) fn called(
     pool: &Arc<HostPool>,
     patience: (Duration, Duration),
     fake: impl FnOnce(&mut Session<'_>) + Send,
-) -> Result<Account> {
-    converse(
-        patience,
-        |wire| answer(wire, pool, Allowed { push: true, pull: true }, 1, &Unwatched, |_| {}),
-        fake,
-    )
+) -> Result<Account, Failed> {
+    let allowed = Allowed { push: true, pull: true, images: Vec::new() };
+    converse(patience, |wire| answer(wire, pool, &allowed, 1, &Unwatched, |_| {}), fake)
 }
 
 /// What came of `side` speaking to `fake`.
 pub(crate) fn converse<T>(
     (stall, alive_max): (Duration, Duration),
-    side: impl FnOnce(Wire) -> Result<T, Error>,
+    side: impl FnOnce(Wire) -> Result<T, Failed>,
     fake: impl FnOnce(&mut Session<'_>) + Send,
-) -> Result<T, Error> {
+) -> Result<T, Failed> {
     let runtime = Runtime::new().unwrap();
     let (ours, theirs) = wire_pair(runtime.handle());
     thread::scope(|scope| {

@@ -1,7 +1,7 @@
 //! A conversation of messages, for a thread that may block. Whatever carries it feeds two bounded channels.
 
 use crate::message::{Message, nonsense};
-use crate::order::Progress;
+use crate::order::{Moved, Progress};
 use crate::v1;
 use blockyard_block::{Error, ErrorKind, Result};
 use prost::Message as _;
@@ -23,6 +23,8 @@ const ALIVE_MAX: Duration = Duration::from_secs(3600);
 const LOOK: Duration = Duration::from_millis(200);
 /// While it works without having anything to say, a side lets the other know this often.
 const ALIVE: Duration = Duration::from_secs(5);
+/// A limited rate is kept to within this time.
+const BURST: Duration = Duration::from_millis(100);
 /// How long the reason of a peer that hung up is waited for.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -78,7 +80,8 @@ impl Wire {
     /// Ends it at once, without blocking, and tells the peer why.
     pub fn refuse(self, error: &Error) {
         // Nothing was sent before, so there is room.
-        let _ = self.outgoing.try_send(Message::failure(error).encode());
+        let again = error.kind() == ErrorKind::Busy;
+        let _ = self.outgoing.try_send(Message::failure(error, again).encode());
     }
 
     /// Other times after which a peer is given up that says nothing, or nothing but that it is alive.
@@ -92,11 +95,47 @@ pub(crate) struct Session<'a> {
     wire: Wire,
     pub(crate) progress: &'a dyn Progress,
     spoke: Instant,
+    pace: Option<Pace>,
+    cut: bool,
+}
+
+/// A bound on the bytes sent each second: a bucket that holds what fits [`BURST`].
+struct Pace {
+    rate: u64,
+    /// When what was sent is paid for.
+    paid_at: Instant,
+}
+
+impl Pace {
+    /// How long the next message has to wait.
+    fn wait(&self) -> Duration {
+        self.paid_at.saturating_duration_since(Instant::now() + BURST)
+    }
+
+    fn pay(&mut self, bytes: u64) {
+        let time = Duration::from_secs_f64(bytes as f64 / self.rate as f64);
+        self.paid_at = self.paid_at.max(Instant::now()) + time;
+    }
 }
 
 impl Session<'_> {
     pub(crate) fn new(wire: Wire, progress: &dyn Progress) -> Session<'_> {
-        Session { wire, progress, spoke: Instant::now() }
+        Session { wire, progress, spoke: Instant::now(), pace: None, cut: false }
+    }
+
+    /// Sends no more than so many bytes a second from now on.
+    pub(crate) fn limit(&mut self, rate: Option<u64>) {
+        self.pace = rate.map(|rate| Pace { rate, paid_at: Instant::now() });
+    }
+
+    /// Lets a peer be alive without saying more for this much longer.
+    pub(crate) fn allow(&mut self, time: Duration) {
+        self.wire.alive_max = self.wire.alive_max.saturating_add(time);
+    }
+
+    /// Whether it ended by no fault of what was asked: asked for again it may succeed.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut
     }
 
     /// Bytes of all messages so far, before TLS: sent and received.
@@ -104,7 +143,11 @@ impl Session<'_> {
         (self.wire.bytes_sent, self.wire.bytes_received)
     }
 
-    pub(crate) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&mut self) -> Result<()> {
+        if self.progress.is_stopping() {
+            self.cut = true;
+            return Err(Error::new(ErrorKind::ShutDown, "the daemon is going away"));
+        }
         match self.progress.is_cancelled() {
             true => Err(Error::new(ErrorKind::ShutDown, "cancelled; nothing of it remains")),
             false => Ok(()),
@@ -114,6 +157,7 @@ impl Session<'_> {
     pub(crate) fn send(&mut self, message: Message) -> Result<()> {
         let message = message.encode();
         let length = message.encoded_len() as u64;
+        self.wait_for_pace()?;
         let started = Instant::now();
         loop {
             self.check()?;
@@ -122,11 +166,12 @@ impl Session<'_> {
                 Ok(Ok(place)) => {
                     place.send(message);
                     self.wire.bytes_sent += length;
+                    self.pace.iter_mut().for_each(|pace| pace.pay(length));
                     self.spoke = Instant::now();
                     return Ok(());
                 }
                 Ok(Err(_closed)) => return Err(self.last_words()),
-                Err(_) if started.elapsed() > self.wire.stall => return Err(stalled()),
+                Err(_) if started.elapsed() > self.wire.stall => return Err(self.stalled()),
                 Err(_) => {}
             }
         }
@@ -139,22 +184,31 @@ impl Session<'_> {
         loop {
             self.check()?;
             if heard.elapsed() > self.wire.stall || asked.elapsed() > self.wire.alive_max {
-                return Err(stalled());
+                return Err(self.stalled());
             }
             match within(&self.wire.runtime, LOOK, self.wire.incoming.recv()) {
                 Ok(Some(message)) => {
-                    let message = message?;
+                    let message = message.inspect_err(|_| self.cut = true)?;
                     self.wire.bytes_received += message.encoded_len() as u64;
                     match Message::decode(message)? {
                         Message::Alive => heard = Instant::now(),
-                        Message::Failure { kind, message } => return Err(told(kind, &message)),
+                        Message::Failure { kind, message, again } => {
+                            self.cut = again;
+                            return Err(told(kind, &message));
+                        }
                         message => return Ok(message),
                     }
                 }
-                Ok(None) => return Err(hung_up()),
+                Ok(None) => return Err(self.hung_up()),
                 Err(_) => {}
             }
         }
+    }
+
+    /// Tells whoever waits how far it is.
+    pub(crate) fn moved(&self, moved: Moved) {
+        let bytes = self.wire.bytes_sent + self.wire.bytes_received;
+        self.progress.moved(Moved { bytes, ..moved });
     }
 
     /// To be called from time to time during long work.
@@ -168,9 +222,30 @@ impl Session<'_> {
 
     /// Tells the peer why this ends, if it still listens.
     pub(crate) fn fail(&mut self, error: &Error) {
-        let message = Message::failure(error).encode();
+        let message = Message::failure(error, self.cut).encode();
         // Whoever has hung up does not want to know.
         let _ = within(&self.wire.runtime, LAST_WORDS, self.wire.outgoing.send(message));
+    }
+
+    fn wait_for_pace(&mut self) -> Result<()> {
+        loop {
+            let wait = self.pace.as_ref().map_or(Duration::ZERO, Pace::wait);
+            if wait.is_zero() {
+                return Ok(());
+            }
+            self.check()?;
+            std::thread::sleep(wait.min(LOOK));
+        }
+    }
+
+    fn hung_up(&mut self) -> Error {
+        self.cut = true;
+        Error::new(ErrorKind::Io, "the connection to the peer ended before the transfer did")
+    }
+
+    fn stalled(&mut self) -> Error {
+        self.cut = true;
+        Error::new(ErrorKind::Io, "the peer does not go on: given up")
     }
 
     /// Why the peer takes no more: it may have said so before it left.
@@ -180,12 +255,17 @@ impl Session<'_> {
             let left = deadline.saturating_duration_since(Instant::now());
             match within(&self.wire.runtime, left, self.wire.incoming.recv()) {
                 Ok(Some(Ok(message))) => {
-                    if let Ok(Message::Failure { kind, message }) = Message::decode(message) {
+                    if let Ok(Message::Failure { kind, message, again }) = Message::decode(message)
+                    {
+                        self.cut = again;
                         return told(kind, &message);
                     }
                 }
-                Ok(Some(Err(error))) => return error,
-                Ok(None) | Err(_) => return hung_up(),
+                Ok(Some(Err(error))) => {
+                    self.cut = true;
+                    return error;
+                }
+                Ok(None) | Err(_) => return self.hung_up(),
             }
         }
     }
@@ -198,14 +278,6 @@ fn within<F: Future>(runtime: &Handle, time: Duration, future: F) -> Result<F::O
 
 fn told(kind: ErrorKind, message: &str) -> Error {
     Error::new(kind, format!("the peer says: {message}"))
-}
-
-fn hung_up() -> Error {
-    Error::new(ErrorKind::Io, "the connection to the peer ended before the transfer did")
-}
-
-fn stalled() -> Error {
-    Error::new(ErrorKind::Io, "the peer does not go on: given up")
 }
 
 /// The error for a message that is not the next one.

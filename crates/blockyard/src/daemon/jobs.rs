@@ -3,7 +3,9 @@
 //! A job sees that it was cancelled when it reports progress, and then leaves nothing behind: that
 //! is its duty, not the registry's. Finished jobs are kept until too many newer ones have finished.
 
-use blockyard_api::{ErrorDetail, Job, JobKind, JobReport, JobState, ProgressUnit};
+use blockyard_api::{
+    ErrorDetail, Job, JobKind, JobReport, JobState, ProgressUnit, TransferProgress,
+};
 use blockyard_block::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,6 +20,9 @@ const FINISHED_KEPT: usize = 100;
 const RUNNING_MAX: usize = 16;
 /// What peers asked for has a bound of its own: they must not keep users from working.
 const ANSWERS_MAX: usize = 16;
+
+/// Of each job.
+const NOTES_KEPT: usize = 50;
 
 /// All jobs of this run of the daemon.
 #[derive(Default)]
@@ -41,9 +46,12 @@ struct Shared {
     image: Option<String>,
     unit: ProgressUnit,
     cancelled: AtomicBool,
+    /// It was not cancelled, but the daemon goes away.
+    stopping: AtomicBool,
     done: AtomicU64,
     /// Zero while unknown.
     total: AtomicU64,
+    transfer: Mutex<Option<TransferProgress>>,
     notes: Mutex<Vec<String>>,
     outcome: Mutex<Option<Result<JobReport>>>,
 }
@@ -77,9 +85,26 @@ impl JobHandle {
         self.shared.cancelled.load(Ordering::Relaxed)
     }
 
-    /// Something the user should know, such as a size that was rounded up.
+    /// The daemon goes away: the job may leave what lets it go on later.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.shared.stopping.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.shared.id
+    }
+
+    /// How a transfer goes.
+    pub(crate) fn set_transfer(&self, progress: TransferProgress) {
+        *lock(&self.shared.transfer) = Some(progress);
+    }
+
+    /// Something the user should know, such as a size that was rounded up. Only the last are kept.
     pub(crate) fn note(&self, note: impl Into<String>) {
-        lock(&self.shared.notes).push(note.into());
+        let mut notes = lock(&self.shared.notes);
+        notes.push(note.into());
+        let surplus = notes.len().saturating_sub(NOTES_KEPT);
+        notes.drain(..surplus);
     }
 }
 
@@ -92,7 +117,19 @@ impl Jobs {
         unit: ProgressUnit,
         work: impl FnOnce(&JobHandle) -> Result<JobReport> + Send + 'static,
     ) -> Result<Job> {
-        let shared = self.register(kind, image, unit)?;
+        self.start_as(None, kind, image, unit, work)
+    }
+
+    /// The same; a job of a former run goes on with the number that it had.
+    pub(crate) fn start_as(
+        self: &Arc<Self>,
+        id: Option<u64>,
+        kind: JobKind,
+        image: Option<&str>,
+        unit: ProgressUnit,
+        work: impl FnOnce(&JobHandle) -> Result<JobReport> + Send + 'static,
+    ) -> Result<Job> {
+        let shared = self.register(id, kind, image, unit)?;
         let jobs = Arc::clone(self);
         let handle = JobHandle { shared: Arc::clone(&shared) };
         let spawned = thread::Builder::new().name(format!("job {}", shared.id)).spawn(move || {
@@ -147,6 +184,8 @@ impl Jobs {
         let mut table = lock(&self.table);
         table.stopping = true;
         for shared in table.jobs.values() {
+            let cancelled = shared.cancelled.load(Ordering::Relaxed);
+            shared.stopping.store(!cancelled, Ordering::Relaxed);
             shared.cancelled.store(true, Ordering::Relaxed);
         }
         while table.running() > 0 {
@@ -161,6 +200,7 @@ impl Jobs {
 
     fn register(
         &self,
+        id: Option<u64>,
         kind: JobKind,
         image: Option<&str>,
         unit: ProgressUnit,
@@ -170,15 +210,18 @@ impl Jobs {
             return Err(Error::new(ErrorKind::ShutDown, "the daemon is going away"));
         }
         table.check_room(kind)?;
-        table.last_id += 1;
+        let id = id.unwrap_or(table.last_id + 1);
+        table.last_id = table.last_id.max(id);
         let shared = Arc::new(Shared {
-            id: table.last_id,
+            id,
             kind,
             image: image.map(str::to_owned),
             unit,
             cancelled: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
             done: AtomicU64::new(0),
             total: AtomicU64::new(0),
+            transfer: Mutex::default(),
             notes: Mutex::default(),
             outcome: Mutex::new(None),
         });
@@ -258,6 +301,7 @@ impl Shared {
             done: self.done.load(Ordering::Relaxed),
             total: (total > 0).then_some(total),
             unit: self.unit,
+            transfer: *lock(&self.transfer),
             notes: lock(&self.notes).clone(),
             error,
             report,

@@ -20,6 +20,8 @@ const IDENTITY: &str = "identity.pem";
 const LIST: &str = "peers.json";
 /// More are a mistake.
 const PEERS_MAX: usize = 1000;
+/// Of the images of one peer.
+const PATTERNS_MAX: usize = 100;
 
 /// All that the daemon knows of others.
 pub(crate) struct Peers {
@@ -136,10 +138,11 @@ impl Peers {
         let peer = list.values().find(|peer| peer.fingerprint == text)?;
         let allowed = match peer.allow {
             PeerAllow::None => Allowed::default(),
-            PeerAllow::Push => Allowed { push: true, pull: false },
-            PeerAllow::Pull => Allowed { push: false, pull: true },
-            PeerAllow::Both => Allowed { push: true, pull: true },
+            PeerAllow::Push => Allowed { push: true, ..Allowed::default() },
+            PeerAllow::Pull => Allowed { pull: true, ..Allowed::default() },
+            PeerAllow::Both => Allowed { push: true, pull: true, ..Allowed::default() },
         };
+        let allowed = Allowed { images: peer.images.clone(), ..allowed };
         Some((peer.name.clone(), allowed))
     }
 
@@ -180,6 +183,17 @@ fn checked(peer: Peer) -> Result<Peer> {
         let message = format!("{:?} is no address: use HOST:PORT", peer.address);
         return Err(Error::new(ErrorKind::InvalidArgument, message));
     }
+    let of_names = |pattern: &String| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-*?".contains(&byte);
+        (1..=128).contains(&pattern.len()) && pattern.bytes().all(plain)
+    };
+    if peer.images.len() > PATTERNS_MAX || !peer.images.iter().all(of_names) {
+        let message = format!(
+            "{:?} are not patterns of images' names: use at most {PATTERNS_MAX}, of letters, digits, '.', '_', '-', '*' and '?'",
+            peer.images.iter().take(3).collect::<Vec<_>>()
+        );
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    }
     let fingerprint = Fingerprint::parse(&peer.fingerprint)?.to_string();
     Ok(Peer { name, fingerprint, ..peer })
 }
@@ -191,7 +205,7 @@ fn bind(address: &str) -> Result<TcpListener> {
 
 /// Writes a file of the pool's directory anew: the old one or the new one is there, whatever happens. The
 /// daemon's mask makes it its user's alone.
-fn replace(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+pub(super) fn replace(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     let written = || {
         let new = folder.join(format!("{name}.new"));
         let mut file = File::create(&new)?;
@@ -226,6 +240,7 @@ mod tests {
                 address: address.to_owned(),
                 fingerprint: fingerprint.to_owned(),
                 allow: PeerAllow::None,
+                images: vec!["web-*".to_owned()],
             })
         };
         let digits = "AB".repeat(32);

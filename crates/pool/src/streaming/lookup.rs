@@ -51,6 +51,9 @@ pub struct Lookup<D: Directory> {
     wanted_count: u64,
     found: Option<Sorted<D>>,
     found_count: u64,
+    /// What is stored nowhere and comes once: its later places in the image.
+    repeated: Option<Sorted<D>>,
+    repeated_count: u64,
 }
 
 impl<D: Directory> Lookup<D> {
@@ -70,6 +73,8 @@ impl<D: Directory> Lookup<D> {
             wanted_count: 0,
             found: None,
             found_count: 0,
+            repeated: None,
+            repeated_count: 0,
         }
     }
 
@@ -78,7 +83,7 @@ impl<D: Directory> Lookup<D> {
     }
 
     /// A SHA-1 pool believes no hash that another made: chosen-prefix collisions are practical (I9).
-    fn believes_hashes(&self) -> bool {
+    pub(super) fn believes_hashes(&self) -> bool {
         self.algorithm() != HashAlgorithm::Sha1
     }
 
@@ -177,7 +182,7 @@ impl<D: Directory> Lookup<D> {
                 return Err(lie(&format!("extent {index} has data behind the end of the image")));
             }
             self.wanted_count += 1;
-            if self.believes_hashes() && !self.is_cut(index, slot) {
+            if !self.is_cut(index, slot) {
                 let value = index * EXTENT_CLUSTERS as u64 + slot as u64;
                 let record = Record { key: key_of(&hash), value };
                 match &mut self.wanted {
@@ -240,17 +245,22 @@ impl<D: Directory> Lookup<D> {
         let wanted = wanted.finish();
         let mut stored = self.pool.new_sorter();
         let mut found = self.pool.new_sorter();
+        let mut repeated = self.pool.new_sorter();
         let mut result = match self.wanted_count {
             0 => Ok(()),
             _ => self.scan(&wanted, &mut stored, working).await,
         };
         let stored = stored.finish();
         if result.is_ok() {
-            result = join(&wanted, &stored, &mut found).await.map(|count| self.found_count = count);
+            let believed = self.believes_hashes().then_some(&mut repeated);
+            result = join(&wanted, &stored, &mut found, believed)
+                .await
+                .map(|counts| (self.found_count, self.repeated_count) = counts);
         }
         stored.discard().await;
         wanted.discard().await;
         self.found = Some(found.finish());
+        self.repeated = Some(repeated.finish());
         result
     }
 
@@ -280,6 +290,10 @@ impl<D: Directory> Lookup<D> {
         self.found.as_ref().map(Sorted::merge)
     }
 
+    pub(super) fn repeats(&self) -> Option<Merge<D>> {
+        self.repeated.as_ref().map(Sorted::merge)
+    }
+
     /// Clusters with data in the extents that were added.
     pub fn wanted_count(&self) -> u64 {
         self.wanted_count
@@ -288,6 +302,11 @@ impl<D: Directory> Lookup<D> {
     /// Of these, those that the pool stores somewhere.
     pub fn found_count(&self) -> u64 {
         self.found_count
+    }
+
+    /// Of those that it does not, the ones whose content an earlier one has: they need not come.
+    pub fn repeated_count(&self) -> u64 {
+        self.repeated_count
     }
 
     /// Removes what lies on disk.
@@ -302,6 +321,9 @@ impl<D: Directory> Lookup<D> {
         if let Some(found) = self.found.take() {
             found.discard().await;
         }
+        if let Some(repeated) = self.repeated.take() {
+            repeated.discard().await;
+        }
         if self.lists.take().is_some() {
             let _ = self.pool.directory.remove(&self.lists_name).await;
         }
@@ -314,14 +336,16 @@ impl<D: Directory> Drop for Lookup<D> {
     }
 }
 
-/// For each wanted hash that is stored, its place in the image and the first cluster that has it; returns how
-/// many.
+/// For each wanted hash that is stored, its place in the image and the first cluster that has it; for each other
+/// that was wanted before, its place and the first one. Returns how many of both.
 async fn join<D: Directory>(
     wanted: &Sorted<D>,
     stored: &Sorted<D>,
     found: &mut Sorter<D>,
-) -> Result<u64> {
-    let mut count = 0;
+    mut repeated: Option<&mut Sorter<D>>,
+) -> Result<(u64, u64)> {
+    let mut counts = (0, 0);
+    let mut missing: Option<Record> = None;
     let (mut wanted, mut stored) = (wanted.merge(), stored.merge());
     let mut head = stored.next().await?;
     while let Some(want) = wanted.next().await? {
@@ -330,10 +354,18 @@ async fn join<D: Directory>(
         }
         if let Some(stored) = head.filter(|stored| stored.key == want.key) {
             found.push(Record { key: [want.value, stored.value], value: 0 }).await?;
-            count += 1;
+            counts.0 += 1;
+            continue;
+        }
+        match (missing.filter(|first| first.key == want.key), &mut repeated) {
+            (Some(first), Some(repeated)) => {
+                repeated.push(Record { key: [want.value, first.value], value: 0 }).await?;
+                counts.1 += 1;
+            }
+            _ => missing = Some(want),
         }
     }
-    Ok(count)
+    Ok(counts)
 }
 
 /// Place in the image, in clusters, and the cluster that seems to have that content.
@@ -342,12 +374,11 @@ pub(super) fn hit_of(record: &Record) -> (u64, ClusterIndex) {
 }
 
 impl<D: Directory> Pool<D> {
-    /// The map pages of all visible images, with their number in the image.
+    /// The map pages of all images, hidden ones too, with their number in the image.
     fn all_pages(&self) -> Vec<(ImageId, u64, MapPageId)> {
         let state = self.lock();
         let mut pages = Vec::new();
-        for image in state.names.values() {
-            let Ok(found) = state.image(*image) else { continue };
+        for (image, found) in &state.images {
             let numbered = found.record.pages.iter().zip(0u64..);
             pages.extend(numbered.filter_map(|(page, number)| Some((*image, number, (*page)?))));
         }

@@ -1,8 +1,8 @@
 //! Peers that mean no good: each is refused or given up, with a clear error, and nothing is left.
 
 use super::{TestPool, called, greet, image};
-use crate::message::{Message, SlotBits};
-use crate::order::{Direction, Order};
+use crate::message::{Found, Message, SlotBits};
+use crate::order::{Direction, Order, Terms};
 use blockyard_block::HashAlgorithm;
 use blockyard_pool::ExtentHashes;
 use std::thread;
@@ -11,7 +11,7 @@ use std::time::Duration;
 const PATIENT: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(20));
 
 fn order(direction: Direction, name: &str) -> Order {
-    Order { direction, image: image(name), quote: false }
+    Order { direction, image: image(name), quote: false, again: false, terms: Terms::default() }
 }
 
 #[test]
@@ -24,7 +24,7 @@ fn a_peer_that_only_says_that_it_is_alive_is_given_up() {
             thread::sleep(Duration::from_millis(20));
         }
     });
-    let error = given_up.unwrap_err();
+    let error = given_up.unwrap_err().error;
     assert!(error.message().contains("does not go on"), "{error}");
     place.assert_only(&[]);
 }
@@ -37,7 +37,7 @@ fn lists_of_an_image_that_the_pool_could_never_hold_are_refused() {
     let mut told = 0;
     let refused = called(&place.pool, PATIENT, |session| {
         greet(session, order(Direction::Push, "new"));
-        session.send(Message::Offer { size: 1 << 40 }).unwrap();
+        session.send(Message::Offer { size: 1 << 40, digest: summary }).unwrap();
         let list = (0..2000).map(|index| (index, summary)).collect();
         session.send(Message::Summaries { list, last: true }).unwrap();
         session.receive().unwrap(); // Lacking
@@ -45,7 +45,7 @@ fn lists_of_an_image_that_the_pool_could_never_hold_are_refused() {
             told += 1;
         }
     });
-    let error = refused.unwrap_err();
+    let error = refused.unwrap_err().error;
     assert!(error.message().contains("too large for a pool"), "{error}");
     // 8 MiB of lists are taken from anybody.
     assert!((256..300).contains(&told), "{told} lists");
@@ -63,7 +63,7 @@ fn a_peer_that_wants_nothing_or_more_than_there_is_gets_no_further() {
             session.receive().unwrap(); // Summaries
             session.send(Message::Lacking([&[true][..], &[false; 7]].concat())).unwrap();
             session.receive().unwrap(); // ExtentHashes
-            let found = Message::Found { extents_whole: 0, clusters_listed: 16, clusters_found: 0 };
+            let found = Message::Found(Found { listed: 16, ..Found::default() });
             session.send(found).unwrap();
             for slots in wanted {
                 let slots: Vec<usize> = slots;
@@ -71,7 +71,7 @@ fn a_peer_that_wants_nothing_or_more_than_there_is_gets_no_further() {
                 let _ = session.send(Message::Wanted { index: 0, slots });
             }
         });
-        let error = refused.unwrap_err();
+        let error = refused.unwrap_err().error;
         assert!(error.message().contains("it wants"), "{error}");
     }
     place.assert_only(&["web"]);
