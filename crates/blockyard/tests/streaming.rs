@@ -9,6 +9,7 @@ use serde_json::Value;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
@@ -440,6 +441,30 @@ fn a_sha1_pool_believes_what_was_proved_and_asks_for_nothing_again() {
     assert_eq!(a.digest("web"), b.digest("again"));
     a.end();
     b.end();
+}
+
+#[test]
+fn what_is_there_but_damaged_is_found_out_and_sent() {
+    let (a, b) = two();
+    let bytes = content(18, 8);
+    a.import("web", &bytes);
+    a.place.ok(&["push", "web", "b"]);
+    let data = b.place.pool().join("data");
+    let stored = fs::read(&data).unwrap();
+    let wanted = &bytes[4096 * 100..4096 * 101];
+    let at = stored.chunks(4096).position(|cluster| cluster == wanted).unwrap() * 4096;
+    let file = fs::File::options().write(true).open(&data).unwrap();
+    file.write_all_at(&[0x55; 512], at as u64).unwrap();
+    file.sync_all().unwrap();
+    let blind = a.place.json(&["push", "web", "b/blind", "--no-verify"]);
+    assert_eq!(number(&blind, "bytes_missing"), 0, "{blind}");
+    let report = a.place.json(&["push", "web", "b/again"]);
+    assert_eq!(number(&report, "bytes_damaged"), 4096, "{report}");
+    assert_eq!(number(&report, "bytes_missing"), 4096, "{report}");
+    let export = b.place.path("again.img");
+    b.place.ok(&["image", "export", "again", export.to_str().unwrap()]);
+    assert!(fs::read(&export).unwrap() == bytes);
+    a.end();
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! A peer that says whatever a test wants, to either role with a pool of its own behind it.
 
+mod every_message;
 mod nonsense;
+mod two_pools;
 
 use crate::allowed::Allowed;
 use crate::message::Message;
@@ -11,7 +13,7 @@ use blockyard_io::{HostDirectory, HostDisk, HostOptions, MappedFile, block_on};
 use blockyard_pool::{Client, CreateOptions, OpenOptions, Pool, PoolId, Volume};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
 pub(crate) type HostPool = Pool<HostDirectory>;
@@ -54,6 +56,7 @@ impl TestPool {
         let opened = OpenOptions {
             capacity_bytes: Some(CAPACITY),
             space_reserve_bytes: 0,
+            commit_interval_ms: 50,
             ..OpenOptions::default()
         };
         let journal = Box::new(journal.unwrap());
@@ -62,6 +65,15 @@ impl TestPool {
             let pool = Arc::clone(&pool);
             thread::spawn(move || run(&pool))
         };
+        let (ticked, started) = (Arc::downgrade(&pool), Instant::now());
+        // Ends with the pool.
+        thread::spawn(move || {
+            while let Some(pool) = ticked.upgrade() {
+                pool.tick(started.elapsed().as_millis() as u64);
+                drop(pool);
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
         let threads = vec![
             run(|pool| block_on(pool.run_sync())),
             run(|pool| block_on(pool.run_commit())),
@@ -83,6 +95,11 @@ impl TestPool {
         let volume = self.pool.open_image(&image(name), client(true)).unwrap();
         block_on(volume.write(0, Buffer::copy_of(bytes), false)).unwrap();
         self.pool.open_image(&image(name), client(false)).unwrap()
+    }
+
+    /// Removes what was left to go on with.
+    pub(crate) fn remove_left(&self) {
+        self.pool.remove_left(1, |_| true);
     }
 
     /// Nothing of a transfer is left: no image but these, no file of the index, no space in use beside.

@@ -56,6 +56,8 @@ pub(crate) fn send_image<D: Directory>(
         let proves = pool.identity().1 == HashAlgorithm::Sha1;
         let mut packer = Packer::new(order.terms.compress)?;
         account.clusters_sent = sending.send_wanted(session, &found, proves, &mut packer)?;
+        // The receiver asks for more than it said only where what it had was of no use.
+        account.clusters_damaged = account.clusters_sent.saturating_sub(found.missing());
         session.send(Message::Finish { digest })?;
         match session.receive()? {
             Message::Done => {}

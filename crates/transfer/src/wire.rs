@@ -41,13 +41,22 @@ pub struct Wire {
 
 /// The two ends of a wire within the process, driven by `runtime`.
 pub fn wire_pair(runtime: &Handle) -> (Wire, Wire) {
+    wire_pair_through(runtime, Some)
+}
+
+/// The same; `line` may change each message, and cuts the wire where it returns none.
+pub(crate) fn wire_pair_through(
+    runtime: &Handle,
+    line: impl Fn(v1::Message) -> Option<v1::Message> + Clone + Send + 'static,
+) -> (Wire, Wire) {
     let (one, mut from_one) = mpsc::channel(QUEUE);
     let (other, mut from_other) = mpsc::channel(QUEUE);
     let (to_one, to_other) = (mpsc::channel(QUEUE), mpsc::channel(QUEUE));
     let pass = |from: &mut mpsc::Receiver<v1::Message>, to: mpsc::Sender<Result<v1::Message>>| {
         let mut from = std::mem::replace(from, mpsc::channel(1).1);
+        let line = line.clone();
         runtime.spawn(async move {
-            while let Some(message) = from.recv().await {
+            while let Some(message) = from.recv().await.and_then(&line) {
                 if to.send(Ok(message)).await.is_err() {
                     return;
                 }
@@ -175,6 +184,13 @@ impl Session<'_> {
                 Err(_) => {}
             }
         }
+    }
+
+    /// Sends what need not be a message.
+    #[cfg(test)]
+    pub(crate) fn send_raw(&mut self, message: v1::Message) {
+        // Whoever has hung up is not to be spoken to.
+        let _ = within(&self.wire.runtime, LAST_WORDS, self.wire.outgoing.send(message));
     }
 
     /// The next message that says something. A failure that the peer tells is an error here.

@@ -113,7 +113,7 @@ pub struct TransferReport {
     pub bytes_repeated: u64,
     /// Clusters that crossed, or would, before compression.
     pub bytes_missing: u64,
-    /// Of those that crossed, the ones that the receiver had and that were not what they should be.
+    /// Of those that crossed, the ones that the receiver seemed to have: they were damaged, or changed meanwhile.
     pub bytes_damaged: u64,
     /// Of a quote with a sample: what the missing clusters would take when they are compressed. An estimate.
     #[serde(skip_serializing_if = "Option::is_none", default)]

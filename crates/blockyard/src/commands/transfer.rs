@@ -84,7 +84,7 @@ fn text(report: &TransferReport) -> String {
     line(report.bytes_repeated, "more have the content of others that cross");
     line(
         report.bytes_damaged,
-        "of these were there already, but damaged: run `blockyard scrub` there",
+        "of these seemed to be there, but were damaged or changed: `blockyard scrub` there tells",
     );
     line(
         report.bytes_compressed_estimate.unwrap_or(0),
