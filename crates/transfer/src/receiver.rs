@@ -67,7 +67,7 @@ pub(crate) fn receive_image<D: Directory>(
     if order.quote {
         return quote(session, Lookup::new(pool, size), size, order);
     }
-    if order.again && pool.image(name).is_ok() && block_on(pool.digest(name)).ok() == Some(digest) {
+    if order.again && is_there(session, receiver, digest)? {
         session.receive()?;
         session.send(Message::Done)?;
         return Ok(Account { size, ..Account::default() });
@@ -82,7 +82,15 @@ pub(crate) fn receive_image<D: Directory>(
     });
     match finished {
         Ok((account, told)) => {
-            block_on(receive.finish(told))?;
+            match block_on(receive.finish(told)) {
+                // The one before this had heard everything, and only now made it.
+                Err(error) if error.kind() == ErrorKind::Exists && order.again => {
+                    if !is_there(session, receiver, told)? {
+                        return Err(error);
+                    }
+                }
+                finished => drop(finished?),
+            }
             // It is there, whether the sender hears of it or not.
             let _ = session.send(Message::Done);
             Ok(account)
@@ -94,6 +102,26 @@ pub(crate) fn receive_image<D: Directory>(
             }
             Err(error)
         }
+    }
+}
+
+/// Whether the pool has an image of that name and content. After a crash that is not known at once.
+fn is_there<D: Directory>(
+    session: &mut Session<'_>,
+    receiver: &Receiver<'_, D>,
+    digest: ContentHash,
+) -> Result<bool> {
+    let started = Instant::now();
+    loop {
+        match block_on(receiver.pool.digest(receiver.name)) {
+            Ok(found) => return Ok(found == digest),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.kind() != ErrorKind::Busy => return Err(error),
+            Err(error) if started.elapsed() > UNTRUSTED_WAIT => return Err(error),
+            Err(_) => {}
+        }
+        session.still_working()?;
+        sleep(UNTRUSTED_LOOK);
     }
 }
 
