@@ -10,10 +10,11 @@ mod types;
 
 pub use client::{Client, Upload};
 pub use types::{
-    CloneImage, CreateImage, DaemonIdentity, DaemonStatus, Damage, DamagePlace, DiffRun, DiffState,
-    ErrorBody, ErrorDetail, ExportFile, ExportReport, FileFormat, Image, ImageAccess, ImageClient,
-    ImageDiff, ImageDigest, ImageKind, ImageList, ImageMap, ImageTree, ImageTreeNode, ImportFile,
-    ImportReport, Job, JobKind, JobList, JobReport, JobState, MapRun, MapState, Peer, PeerAllow,
-    PeerList, PoolStatus, ProgressUnit, PullImage, PushImage, ReclaimReport, ReclaimSpace,
-    RenameImage, ResizeImage, ScrubReport, SnapshotImage, TransferReport, UnreadableRun,
+    CloneImage, Compression, CreateImage, DaemonIdentity, DaemonStatus, Damage, DamagePlace,
+    DiffRun, DiffState, ErrorBody, ErrorDetail, ExportFile, ExportReport, FileFormat, Image,
+    ImageAccess, ImageClient, ImageDiff, ImageDigest, ImageKind, ImageList, ImageMap, ImageTree,
+    ImageTreeNode, ImportFile, ImportReport, Job, JobKind, JobList, JobReport, JobState, MapRun,
+    MapState, Peer, PeerAllow, PeerList, PoolStatus, ProgressUnit, PullImage, PushImage,
+    ReclaimReport, ReclaimSpace, RenameImage, ResizeImage, ScrubReport, SnapshotImage,
+    TransferProgress, TransferReport, TransferTerms, UnreadableRun,
 };

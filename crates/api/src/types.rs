@@ -15,8 +15,11 @@ pub use image::{
 pub use job::{
     Damage, DamagePlace, ExportFile, ExportReport, FileFormat, ImportFile, ImportReport, Job,
     JobKind, JobList, JobReport, JobState, ProgressUnit, ReclaimReport, ReclaimSpace, ScrubReport,
-    UnreadableRun,
+    TransferProgress, UnreadableRun,
 };
 pub use map::{DiffRun, DiffState, ImageDiff, ImageMap, MapRun, MapState};
-pub use peer::{DaemonIdentity, Peer, PeerAllow, PeerList, PullImage, PushImage, TransferReport};
+pub use peer::{
+    Compression, DaemonIdentity, Peer, PeerAllow, PeerList, PullImage, PushImage, TransferReport,
+    TransferTerms,
+};
 pub use pool::{DaemonStatus, PoolStatus};

@@ -25,6 +25,12 @@ impl fmt::Debug for ContentHash {
     }
 }
 
+/// BLAKE3 of `content` under a key: where the hash alone is not believed because whoever made the content could make
+/// another of the same hash.
+pub fn keyed_hash(key: &[u8; 32], content: &[u8]) -> ContentHash {
+    ContentHash(*blake3::keyed_hash(key, content).as_bytes())
+}
+
 /// How a pool computes content hashes; chosen when the pool is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HashAlgorithm {

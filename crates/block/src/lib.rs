@@ -16,7 +16,7 @@ mod units;
 pub use buffer::{Buffer, BufferMut};
 pub use device::{AllocationRun, AllocationState, BlockDevice, Segment, ZeroOptions};
 pub use error::{Error, ErrorKind, Result};
-pub use hash::{ContentHash, HashAlgorithm};
+pub use hash::{ContentHash, HashAlgorithm, keyed_hash};
 pub use hasher::Hasher;
 pub use name::ImageName;
 pub use units::{

@@ -11,6 +11,8 @@ mod high_water;
 pub(crate) mod jobs;
 mod log;
 mod notify;
+mod orders;
+mod peer_runtime;
 mod peers;
 pub(crate) mod plan;
 mod sockets;
@@ -23,6 +25,8 @@ use anyhow::{Context, Result};
 use blockyard_nbd::{Limits, Server};
 use engine::{EngineThreads, HostPool};
 use jobs::Jobs;
+use orders::Orders;
+use peer_runtime::PeerRuntime;
 use peers::Peers;
 use plan::Plan;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -33,7 +37,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use storage::Storage;
-use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use usage::Usage;
@@ -57,6 +60,7 @@ pub(crate) struct Daemon {
     jobs: Arc<Jobs>,
     usage: Arc<Usage>,
     peers: Peers,
+    orders: Orders,
     started: Instant,
 }
 
@@ -74,17 +78,11 @@ pub(crate) fn run(config: &Config) -> Result<()> {
         .context("cannot start the runtime")?;
     let storage = Storage::open(&plan)?;
     let engine = EngineThreads::start(&storage.pool, repeats)?;
-    // Encrypting is work: it must not hold up the control API.
-    let to_peers = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("peers")
-        .enable_all()
-        .build()
-        .context("cannot start the runtime for peers")?;
-    let outcome = runtime.block_on(serve(plan, &storage, to_peers.handle()));
+    let to_peers = Arc::<PeerRuntime>::default();
+    let outcome = runtime.block_on(serve(plan, &storage, &to_peers));
     // Requests that were given up on may still wait for the engine.
     runtime.shutdown_background();
-    to_peers.shutdown_background();
+    to_peers.shut_down();
     match outcome {
         Ok(()) => storage.close(engine),
         Err(error) => {
@@ -104,7 +102,7 @@ fn raise_file_limit() {
 }
 
 /// From binding the sockets until nothing uses the pool any more.
-async fn serve(plan: Plan, storage: &Storage, to_peers: &Handle) -> Result<()> {
+async fn serve(plan: Plan, storage: &Storage, to_peers: &Arc<PeerRuntime>) -> Result<()> {
     let mut signals = Signals::new()?;
     let nbd_access = Access::of_nbd(&plan)?;
     nbd_access.open_way_to(&plan.nbd_socket, &plan.pool)?;
@@ -114,7 +112,9 @@ async fn serve(plan: Plan, storage: &Storage, to_peers: &Handle) -> Result<()> {
     let pool = Arc::clone(&storage.pool);
     let usage = Arc::<Usage>::default();
     let peers = Peers::load(&plan, to_peers)?;
-    let daemon = Arc::new(Daemon { plan, pool, jobs, usage, peers, started: Instant::now() });
+    let orders = Orders::load(&plan.pool)?;
+    let started = Instant::now();
+    let daemon = Arc::new(Daemon { plan, pool, jobs, usage, peers, orders, started });
 
     let exports = Arc::new(exports::Images::new(Arc::clone(&daemon.pool)));
     let mut limits = Limits::default();
@@ -130,6 +130,8 @@ async fn serve(plan: Plan, storage: &Storage, to_peers: &Handle) -> Result<()> {
     if let Some(listener) = daemon.peers.listener()? {
         transfers::listen(&daemon, listener, peers_stop)?;
     }
+    transfers::take_up(&daemon);
+    drop(tokio::spawn(transfers::watch_left(Arc::clone(&daemon))));
     announce(&daemon);
 
     let name = signals.next().await;

@@ -50,8 +50,20 @@ impl<D: Directory> Pool<D> {
         size: u64,
         now_unix_s: u64,
     ) -> Result<Volume<D>> {
+        self.begin_hidden(name, size, false, now_unix_s).await
+    }
+
+    /// The same; a `kept` one is there after a crash, too, and hidden still.
+    pub(crate) async fn begin_hidden(
+        self: &Arc<Self>,
+        name: &ImageName,
+        size: u64,
+        kept: bool,
+        now_unix_s: u64,
+    ) -> Result<Volume<D>> {
         let mut record = new_record(name, size, now_unix_s)?;
         record.hidden = true;
+        record.kept = kept;
         let id = self.insert(record).await?;
         let client = Client {
             connection: 0,
@@ -72,7 +84,8 @@ impl<D: Directory> Pool<D> {
             let mut state = self.lock_with_room(2 * self.record_length(id)? + 64).await?;
             let name = state.image(id)?.record.name.clone();
             state.check_free(&name)?;
-            state.image_mut(id)?.record.hidden = false;
+            let record = &mut state.image_mut(id)?.record;
+            (record.hidden, record.kept) = (false, false);
             state.names.insert(name, id);
             state.touch(crate::records::RecordKey::Image(id));
             state.seal();
@@ -222,22 +235,18 @@ impl<D: Directory> Pool<D> {
     }
 
     /// A read-only image of the content at this moment that nobody else sees and that is gone when the volume
-    /// is dropped, and after a crash. Later writes and a removal of `source` do not change it.
+    /// is dropped. After a crash it is gone, too, unless it is `kept`: then it is one of [`Pool::left_images`].
+    /// Later writes and a removal of `source` do not change it.
     pub async fn hold_snapshot(
         self: &Arc<Self>,
         source: &ImageName,
+        kept: bool,
         now_unix_s: u64,
     ) -> Result<Volume<D>> {
         let source_id = self.lock().find(source)?;
-        let id = self.share_as(source_id, source, ImageKind::Snapshot, true, now_unix_s).await?;
-        let client = Client {
-            connection: 0,
-            pid: None,
-            uid: None,
-            writes: false,
-            purpose: "transfer".to_owned(),
-        };
-        self.open_volume(id, client)
+        let kind = ImageKind::Snapshot;
+        let id = self.share_as(source_id, source, kind, true, kept, now_unix_s).await?;
+        self.open_volume(id, of_transfer(false))
     }
 
     /// The barrier is the turn for the whole image: submitted changes drain, later ones wait until the
@@ -250,7 +259,7 @@ impl<D: Directory> Pool<D> {
         now_unix_s: u64,
     ) -> Result<ImageId> {
         let source_id = self.lock().find(source)?;
-        let id = self.share_as(source_id, name, kind, false, now_unix_s).await?;
+        let id = self.share_as(source_id, name, kind, false, false, now_unix_s).await?;
         self.commit_now().await?;
         Ok(id)
     }
@@ -261,6 +270,7 @@ impl<D: Directory> Pool<D> {
         name: &ImageName,
         kind: ImageKind,
         hidden: bool,
+        kept: bool,
         now_unix_s: u64,
     ) -> Result<ImageId> {
         let room = 2 * self.record_length(source_id)? + 512;
@@ -273,6 +283,7 @@ impl<D: Directory> Pool<D> {
             name: name.clone(),
             kind,
             hidden,
+            kept,
             created_unix_s: now_unix_s,
             ..state.image(source_id)?.record.clone()
         };
@@ -324,7 +335,7 @@ impl<D: Directory> Pool<D> {
         self.open_volume(id, client)
     }
 
-    fn open_volume(self: &Arc<Self>, id: ImageId, client: Client) -> Result<Volume<D>> {
+    pub(crate) fn open_volume(self: &Arc<Self>, id: ImageId, client: Client) -> Result<Volume<D>> {
         let mut state = self.lock();
         let image = state.image_mut(id)?;
         if client.writes && image.record.kind == ImageKind::Snapshot {
@@ -338,6 +349,11 @@ impl<D: Directory> Pool<D> {
         drop(state);
         Ok(Volume::new(Arc::clone(self), id, client, size))
     }
+}
+
+/// Whoever holds an image for a transfer.
+pub(crate) fn of_transfer(writes: bool) -> Client {
+    Client { connection: 0, pid: None, uid: None, writes, purpose: "transfer".to_owned() }
 }
 
 /// Marks an image as being shrunk until dropped.
@@ -372,6 +388,7 @@ fn new_record(name: &ImageName, size: u64, created_unix_s: u64) -> Result<ImageR
         name: name.clone(),
         kind: ImageKind::Writable,
         hidden: false,
+        kept: false,
         size,
         created_unix_s,
         pages: vec![None; pages_for(size)],

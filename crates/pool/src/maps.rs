@@ -306,8 +306,15 @@ impl State {
         }
         let size = Arc::new(AtomicU64::new(record.size));
         let (line, clients) = (RangeTable::default(), Vec::new());
-        let image =
-            ImageState { record, line, clients, shrinking_to: None, short_since: None, size };
+        let image = ImageState {
+            record,
+            line,
+            clients,
+            shrinking_to: None,
+            short_since: None,
+            left_unix_s: None,
+            size,
+        };
         self.images.insert(id, image);
         self.touch(RecordKey::Image(id));
     }

@@ -411,7 +411,8 @@ fn allocator_for(options: &OpenOptions, device_regions: Option<u32>) -> crate::a
 }
 
 impl State {
-    /// Removes what a crash left behind: records nobody holds, and imports that were not finished.
+    /// Removes what a crash left behind: records nobody holds, and imports that were not finished. What is kept of
+    /// transfers is left as if its volume had been left.
     fn collect(&mut self, garbage: crate::load::Garbage) {
         let durable = self.durable;
         for extent in garbage.extents {
@@ -425,7 +426,10 @@ impl State {
             self.sweeps.push_back((durable, Sweep::Page(page)));
         }
         for image in self.hidden_images() {
-            self.remove_image(image);
+            match self.images.get_mut(&image) {
+                Some(found) if found.record.kept => found.left_unix_s = Some(0),
+                _ => self.remove_image(image),
+            }
         }
         self.seal();
     }

@@ -15,6 +15,7 @@ use blockyard_io::Directory;
 use event_listener::Event;
 use std::future::poll_fn;
 use std::ops::Range;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
@@ -29,6 +30,8 @@ pub struct Pool<D: Directory> {
     pub(crate) directory: Arc<D>,
     hash: HashAlgorithm,
     pub(crate) index: Mutex<Kept<D>>,
+    /// Bytes of `index/` that lists of images being received take.
+    pub(crate) list_bytes: AtomicU64,
     /// A capture is wanted.
     pub(crate) sync_event: Event,
     /// Something is in the log queue.
@@ -59,6 +62,7 @@ impl<D: Directory> Pool<D> {
             store,
             directory,
             index: Mutex::new(None),
+            list_bytes: AtomicU64::new(0),
             sync_event: Event::new(),
             log_event: Event::new(),
             maintenance_event: Event::new(),

@@ -173,6 +173,9 @@ pub(crate) struct ImageRecord {
     pub(crate) kind: ImageKind,
     /// An import that is not finished: not listed, removed at open.
     pub(crate) hidden: bool,
+    /// Of a hidden one: what was received of an image, or is being sent. It stays over a crash, and is hidden
+    /// still.
+    pub(crate) kept: bool,
     pub(crate) size: u64,
     pub(crate) created_unix_s: u64,
     pub(crate) pages: Vec<Option<MapPageId>>,
@@ -195,7 +198,8 @@ impl ImageRecord {
         let mut out = Vec::with_capacity(self.encoded_length());
         out.push(self.name.as_str().len() as u8);
         out.extend_from_slice(self.name.as_str().as_bytes());
-        out.push(u8::from(self.kind == ImageKind::Snapshot) | u8::from(self.hidden) << 1);
+        let flags = [self.kind == ImageKind::Snapshot, self.hidden, self.kept];
+        out.push(flags.iter().zip(0..).map(|(flag, bit)| u8::from(*flag) << bit).sum());
         out.extend_from_slice(&self.size.to_le_bytes());
         out.extend_from_slice(&self.created_unix_s.to_le_bytes());
         out.extend_from_slice(&(self.pages.len() as u32).to_le_bytes());
@@ -214,7 +218,8 @@ impl ImageRecord {
         let size = fields.u64()?;
         let created_unix_s = fields.u64()?;
         let page_count = fields.u32()? as usize;
-        let fits = flags <= 3
+        let fits = flags <= 7
+            && (flags & 4 == 0 || flags & 2 != 0)
             && size <= IMAGE_SIZE_MAX
             && size.is_multiple_of(SECTOR_SIZE)
             && page_count == pages_for(size)
@@ -228,7 +233,8 @@ impl ImageRecord {
             pages.push((id != 0).then_some(MapPageId(id)));
         }
         let kind = if flags & 1 == 1 { ImageKind::Snapshot } else { ImageKind::Writable };
-        Ok(ImageRecord { name, kind, hidden: flags & 2 != 0, size, created_unix_s, pages })
+        let (hidden, kept) = (flags & 2 != 0, flags & 4 != 0);
+        Ok(ImageRecord { name, kind, hidden, kept, size, created_unix_s, pages })
     }
 }
 

@@ -38,6 +38,9 @@ pub(crate) struct ImageState {
     pub(crate) shrinking_to: Option<u64>,
     /// A request found no space: the passes of reclaim that had begun then.
     pub(crate) short_since: Option<u64>,
+    /// A hidden image that nobody has open and that stays: since when, in seconds since 1970, 0 if that is not
+    /// known.
+    pub(crate) left_unix_s: Option<u64>,
     /// The size as open volumes see it.
     pub(crate) size: Arc<AtomicU64>,
 }

@@ -11,11 +11,14 @@
 //! data by some extent, trusted, unwatched by no one's write, and of the very hash (I6, I8).
 
 mod hashes;
+mod left;
 mod lookup;
 mod receive;
 mod source;
 mod take;
+mod verify;
 
 pub use hashes::ExtentHashes;
+pub use left::LeftImage;
 pub use lookup::{Lookup, Working};
-pub use receive::{Missing, Receive};
+pub use receive::{FoundHere, Missing, Receive};

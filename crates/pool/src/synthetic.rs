@@ -115,6 +115,7 @@ impl SyntheticPool {
                     .map_err(|error| Error::new(ErrorKind::InvalidArgument, error.to_string()))?,
                 kind: ImageKind::Writable,
                 hidden: false,
+                kept: false,
                 size,
                 created_unix_s: 0,
                 pages,

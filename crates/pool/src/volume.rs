@@ -81,7 +81,7 @@ impl<D: Directory> Drop for Volume<D> {
             image.clients.swap_remove(at);
         }
         // An import that was not revealed leaves nothing.
-        if image.record.hidden {
+        if image.record.hidden && image.left_unix_s.is_none() {
             state.remove_image(self.image);
             state.seal();
         }

@@ -4,7 +4,7 @@
 mod machine;
 
 use blockyard_block::{BlockDevice, Buffer, ContentHash, ErrorKind, HashAlgorithm};
-use blockyard_pool::{ExtentHashes, Receive, ReclaimOptions, Volume};
+use blockyard_pool::{ExtentHashes, Missing, Receive, ReclaimOptions, Volume};
 use blockyard_sim::SimDirectory;
 use machine::{Machine, SimPool, client, name, pattern, read, write};
 use std::sync::Arc;
@@ -51,15 +51,25 @@ async fn fill(receive: &mut Receive<SimDirectory>, told: &Told) -> (usize, usize
         }
     }
     receive.search(&mut || Ok(())).await.unwrap();
-    while let Some(missing) = receive.take().await.unwrap() {
-        taken += missing.taken;
-        written += missing.slots.len();
-        for (slot, hash) in missing.slots {
-            let data = told.cluster(missing.index, slot);
-            receive.write(missing.index, slot, &[hash], &data).await.unwrap();
-        }
+    while let Some(found) = receive.next_found().await.unwrap() {
+        taken += receive.take(found, None).await.unwrap();
+    }
+    receive.remove_parts();
+    while let Some(missing) = receive.next_missing(true).await.unwrap() {
+        written += write_missing(receive, told, missing).await;
+    }
+    while let Some(missing) = receive.next_repeat().await.unwrap() {
+        written += write_missing(receive, told, missing).await;
     }
     (whole.iter().filter(|whole| **whole).count(), taken, written)
+}
+
+async fn write_missing(receive: &Receive<SimDirectory>, told: &Told, missing: Missing) -> usize {
+    for (slot, hash) in &missing.slots {
+        let data = told.cluster(missing.index, *slot);
+        receive.write(missing.index, *slot, &[*hash], &data).await.unwrap();
+    }
+    missing.slots.len()
 }
 
 fn clusters(tags: impl IntoIterator<Item = u8>) -> Vec<u8> {
@@ -224,7 +234,10 @@ fn lies_are_refused_and_leave_nothing() {
         small.abandon().await;
         // Bytes that are not what their hash says, then a digest that is not that of the whole.
         receive.search(&mut || Ok(())).await.unwrap();
-        let missing = receive.take().await.unwrap().unwrap();
+        while let Some(found) = receive.next_found().await.unwrap() {
+            receive.take(found, None).await.unwrap();
+        }
+        let missing = receive.next_missing(true).await.unwrap().unwrap();
         let (slot, hash) = missing.slots[0];
         let bytes = Buffer::copy_of(&clusters([99]));
         let refused = receive.write(index, slot, &[hash], &bytes).await;

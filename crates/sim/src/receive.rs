@@ -12,7 +12,7 @@ use crate::report::Count;
 use blockyard_block::{
     BlockDevice, Buffer, CLUSTER_SIZE, ContentHash, EXTENT_SIZE, Error, ErrorKind, Result, Segment,
 };
-use blockyard_pool::{Client as PoolClient, Receive, root_hash};
+use blockyard_pool::{Client as PoolClient, Missing, Receive, root_hash};
 use std::rc::Rc;
 
 impl Client {
@@ -47,7 +47,7 @@ impl Client {
             purpose: "push".to_owned(),
         };
         let volume = match context.one_in(2) {
-            true => pool.hold_snapshot(&image_name(source), NOW_UNIX_S).await?,
+            true => pool.hold_snapshot(&image_name(source), false, NOW_UNIX_S).await?,
             false => pool.open_image(&image_name(source), client)?,
         };
         if volume.size() != size {
@@ -96,20 +96,37 @@ impl Client {
             receive.lookup().add(index, summary, hashes).await?;
         }
         receive.search(&mut || Ok(())).await?;
-        while let Some(missing) = receive.take().await? {
-            let taken = missing.taken as u64;
+        while let Some(found) = receive.next_found().await? {
+            let taken = receive.take(found, None).await? as u64;
             self.context.totals.borrow_mut().note(Count::ClustersTaken, taken);
-            for (slot, hash) in missing.slots {
-                let offset = missing.index * EXTENT_SIZE + (slot * CLUSTER_SIZE) as u64;
-                let bytes = read_cluster(volume, offset).await?;
-                if self.context.scenario.hash.hash(&bytes) != hash {
-                    return Err(Error::new(ErrorKind::Corrupt, WRITTEN_MEANWHILE));
-                }
-                receive.write(missing.index, slot, &[hash], &Buffer::copy_of(&bytes)).await?;
-                self.context.note(Count::ClustersReceived);
-            }
+        }
+        receive.remove_parts();
+        let verify = self.context.one_in(2);
+        while let Some(missing) = receive.next_missing(verify).await? {
+            self.write_missing(receive, volume, missing).await?;
+        }
+        while let Some(missing) = receive.next_repeat().await? {
+            self.write_missing(receive, volume, missing).await?;
         }
         Ok(told)
+    }
+
+    async fn write_missing(
+        &self,
+        receive: &Receive<SimDirectory>,
+        volume: &SimVolume,
+        missing: Missing,
+    ) -> Result<()> {
+        for (slot, hash) in missing.slots {
+            let offset = missing.index * EXTENT_SIZE + (slot * CLUSTER_SIZE) as u64;
+            let bytes = read_cluster(volume, offset).await?;
+            if self.context.scenario.hash.hash(&bytes) != hash {
+                return Err(Error::new(ErrorKind::Corrupt, WRITTEN_MEANWHILE));
+            }
+            receive.write(missing.index, slot, &[hash], &Buffer::copy_of(&bytes)).await?;
+            self.context.note(Count::ClustersReceived);
+        }
+        Ok(())
     }
 }
 

@@ -6,19 +6,27 @@
 //! are, and what they may, is the [`Host`]'s business.
 #![forbid(unsafe_code)]
 
+mod allowed;
 mod client;
 mod identity;
 mod message;
 mod order;
+mod payload;
 mod receiver;
 mod sender;
 mod server;
 mod tls;
 mod wire;
 
+#[cfg(test)]
+mod fake;
+
+pub use allowed::Allowed;
 pub use client::connect;
 pub use identity::{Fingerprint, Identity};
-pub use order::{Account, Allowed, Direction, Order, Progress, answer, pull, push};
+pub use order::{
+    Account, Caller, Direction, Failed, Moved, Order, Progress, Terms, answer, give_up, pull, push,
+};
 pub use server::{Host, serve};
 pub use wire::{Wire, wire_pair};
 

@@ -1,7 +1,7 @@
 //! Messages as the roles see them. Decoding bounds every length and refuses what contradicts itself, so that
 //! nothing behind it needs to; it never panics, whatever came.
 
-use crate::order::{Direction, Order};
+use crate::order::{Direction, Order, Terms};
 use crate::v1;
 use crate::v1::message::Kind;
 use blockyard_block::{
@@ -39,22 +39,62 @@ impl SlotBits {
     }
 }
 
+/// Clusters on the way.
+#[derive(Clone)]
+pub(crate) enum Payload {
+    Plain(Bytes),
+    /// A zstd frame of `count` clusters, as it is said.
+    Compressed {
+        frame: Bytes,
+        count: usize,
+    },
+}
+
+impl Payload {
+    /// Clusters in it.
+    pub(crate) fn count(&self) -> usize {
+        match self {
+            Payload::Plain(data) => data.len() / CLUSTER_SIZE,
+            Payload::Compressed { count, .. } => *count,
+        }
+    }
+}
+
+/// What the receiver found, in clusters unless said otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Found {
+    pub(crate) extents_whole: u64,
+    pub(crate) listed: u64,
+    pub(crate) found: u64,
+    pub(crate) repeated: u64,
+}
+
+impl Found {
+    /// Clusters that are to come.
+    pub(crate) fn missing(&self) -> u64 {
+        self.listed.saturating_sub(self.found).saturating_sub(self.repeated)
+    }
+}
+
 /// One step of a conversation.
 #[derive(Clone)]
 pub(crate) enum Message {
     Hello { version: u32, hash: String, pool: [u8; 16] },
     Order(Order),
-    Offer { size: u64 },
+    Offer { size: u64, digest: ContentHash },
     Summaries { list: Vec<(u64, ContentHash)>, last: bool },
     Lacking(Vec<bool>),
     Hashes { index: u64, hashes: ExtentHashes },
-    Found { extents_whole: u64, clusters_listed: u64, clusters_found: u64 },
+    Found(Found),
+    Confirm { index: u64, slots: SlotBits, key: [u8; 32] },
+    Proofs { index: u64, hashes: Vec<ContentHash> },
+    Sampled { clusters: u64, bytes: u64 },
     Wanted { index: u64, slots: SlotBits },
     WantedEnd,
-    Clusters { index: u64, first_slot: usize, data: Bytes },
+    Clusters { index: u64, first_slot: usize, data: Payload },
     Finish { digest: ContentHash },
     Done,
-    Failure { kind: ErrorKind, message: String },
+    Failure { kind: ErrorKind, message: String, again: bool },
     Alive,
 }
 
@@ -68,7 +108,10 @@ impl Message {
             Message::Summaries { .. } => "Summaries",
             Message::Lacking(_) => "Lacking",
             Message::Hashes { .. } => "ExtentHashes",
-            Message::Found { .. } => "Found",
+            Message::Found(_) => "Found",
+            Message::Confirm { .. } => "Confirm",
+            Message::Proofs { .. } => "Proofs",
+            Message::Sampled { .. } => "Sampled",
             Message::Wanted { .. } | Message::WantedEnd => "Wanted",
             Message::Clusters { .. } => "Clusters",
             Message::Finish { .. } => "Finish",
@@ -78,11 +121,11 @@ impl Message {
         }
     }
 
-    pub(crate) fn failure(error: &Error) -> Message {
+    pub(crate) fn failure(error: &Error, again: bool) -> Message {
         let mut message = error.message().to_owned();
         let cut = (0..=TEXT_BYTES_MAX).rev().find(|at| message.is_char_boundary(*at));
         message.truncate(cut.unwrap_or(0));
-        Message::Failure { kind: error.kind(), message }
+        Message::Failure { kind: error.kind(), message, again }
     }
 
     pub(crate) fn encode(self) -> v1::Message {
@@ -91,7 +134,9 @@ impl Message {
                 Kind::Hello(v1::Hello { version, hash, pool: Bytes::copy_from_slice(&pool) })
             }
             Message::Order(order) => Kind::Order(encode_order(&order)),
-            Message::Offer { size } => Kind::Offer(v1::Offer { size }),
+            Message::Offer { size, digest } => {
+                Kind::Offer(v1::Offer { size, digest: Bytes::copy_from_slice(&digest.0) })
+            }
             Message::Summaries { list, last } => Kind::Summaries(v1::Summaries {
                 indices: list.iter().map(|(index, _)| *index).collect(),
                 summaries: list.iter().flat_map(|(_, hash)| hash.0).collect::<Vec<u8>>().into(),
@@ -112,9 +157,22 @@ impl Message {
                     hashes: hashes.iter().flat_map(|(_, hash)| hash.0).collect::<Vec<u8>>().into(),
                 })
             }
-            Message::Found { extents_whole, clusters_listed, clusters_found } => {
-                Kind::Found(v1::Found { extents_whole, clusters_listed, clusters_found })
+            Message::Found(found) => Kind::Found(v1::Found {
+                extents_whole: found.extents_whole,
+                clusters_listed: found.listed,
+                clusters_found: found.found,
+                clusters_repeated: found.repeated,
+            }),
+            Message::Confirm { index, slots, key } => Kind::Confirm(v1::Confirm {
+                index,
+                bits: Bytes::copy_from_slice(&slots.0),
+                key: Bytes::copy_from_slice(&key),
+            }),
+            Message::Proofs { index, hashes } => {
+                let hashes: Vec<u8> = hashes.iter().flat_map(|hash| hash.0).collect();
+                Kind::Proofs(v1::Proofs { index, hashes: hashes.into() })
             }
+            Message::Sampled { clusters, bytes } => Kind::Sampled(v1::Sampled { clusters, bytes }),
             Message::Wanted { index, slots } => Kind::Wanted(v1::Wanted {
                 index,
                 bits: Bytes::copy_from_slice(&slots.0),
@@ -124,14 +182,19 @@ impl Message {
                 Kind::Wanted(v1::Wanted { index: 0, bits: Bytes::new(), end: true })
             }
             Message::Clusters { index, first_slot, data } => {
-                Kind::Clusters(v1::Clusters { index, first_slot: first_slot as u32, data })
+                let (data, compressed) = match data {
+                    Payload::Plain(data) => (data, 0),
+                    Payload::Compressed { frame, count } => (frame, count as u32),
+                };
+                let first_slot = first_slot as u32;
+                Kind::Clusters(v1::Clusters { index, first_slot, data, compressed })
             }
             Message::Finish { digest } => {
                 Kind::Finish(v1::Finish { digest: Bytes::copy_from_slice(&digest.0) })
             }
             Message::Done => Kind::Done(v1::Done {}),
-            Message::Failure { kind, message } => {
-                Kind::Failure(v1::Failure { kind: kind.label().to_owned(), message })
+            Message::Failure { kind, message, again } => {
+                Kind::Failure(v1::Failure { kind: kind.label().to_owned(), message, again })
             }
             Message::Alive => Kind::Alive(v1::Alive {}),
         };
@@ -147,7 +210,9 @@ impl Message {
                 pool: hello.pool.as_ref().try_into().map_err(|_| nonsense("a pool's id"))?,
             },
             Kind::Order(order) => Message::Order(decode_order(&order)?),
-            Kind::Offer(offer) => Message::Offer { size: offer.size },
+            Kind::Offer(offer) => {
+                Message::Offer { size: offer.size, digest: one_hash(&offer.digest)? }
+            }
             Kind::Summaries(summaries) => decode_summaries(&summaries)?,
             Kind::Lacking(lacking) => {
                 if lacking.bits.len() > SUMMARIES_MAX / 8 {
@@ -157,11 +222,21 @@ impl Message {
                 Message::Lacking(bits.map(|bit| bit & 1 == 1).collect())
             }
             Kind::ExtentHashes(hashes) => decode_hashes(&hashes)?,
-            Kind::Found(found) => Message::Found {
+            Kind::Found(found) => Message::Found(Found {
                 extents_whole: found.extents_whole,
-                clusters_listed: found.clusters_listed,
-                clusters_found: found.clusters_found,
+                listed: found.clusters_listed,
+                found: found.clusters_found,
+                repeated: found.clusters_repeated,
+            }),
+            Kind::Confirm(confirm) => Message::Confirm {
+                index: confirm.index,
+                slots: SlotBits::decode(&confirm.bits)?,
+                key: one_hash(&confirm.key)?.0,
             },
+            Kind::Proofs(proofs) => decode_proofs(&proofs)?,
+            Kind::Sampled(sampled) => {
+                Message::Sampled { clusters: sampled.clusters, bytes: sampled.bytes }
+            }
             Kind::Wanted(wanted) if wanted.end => Message::WantedEnd,
             Kind::Wanted(wanted) => {
                 Message::Wanted { index: wanted.index, slots: SlotBits::decode(&wanted.bits)? }
@@ -172,6 +247,7 @@ impl Message {
             Kind::Failure(failure) => Message::Failure {
                 kind: ErrorKind::from_label(&failure.kind).unwrap_or(ErrorKind::Io),
                 message: checked_text(failure.message)?,
+                again: failure.again,
             },
             Kind::Alive(_) => Message::Alive,
         })
@@ -183,7 +259,16 @@ fn encode_order(order: &Order) -> v1::Order {
         Direction::Push => v1::order::Direction::Push,
         Direction::Pull => v1::order::Direction::Pull,
     };
-    v1::Order { direction: direction.into(), image: order.image.to_string(), quote: order.quote }
+    v1::Order {
+        direction: direction.into(),
+        image: order.image.to_string(),
+        quote: order.quote,
+        again: order.again,
+        compress: order.terms.compress,
+        rate: order.terms.rate.unwrap_or(0),
+        unverified: !order.terms.verify,
+        sample: order.terms.sample,
+    }
 }
 
 fn decode_order(order: &v1::Order) -> Result<Order> {
@@ -192,7 +277,15 @@ fn decode_order(order: &v1::Order) -> Result<Order> {
         Ok(v1::order::Direction::Pull) => Direction::Pull,
         _ => return Err(nonsense("an order without a direction")),
     };
-    Ok(Order { direction, image: ImageName::parse(&order.image)?, quote: order.quote })
+    let terms = Terms {
+        compress: order.compress,
+        rate: (order.rate > 0).then_some(order.rate),
+        verify: !order.unverified,
+        sample: order.sample,
+    };
+    terms.check()?;
+    let image = ImageName::parse(&order.image)?;
+    Ok(Order { direction, image, quote: order.quote, again: order.again, terms })
 }
 
 fn decode_summaries(summaries: &v1::Summaries) -> Result<Message> {
@@ -222,15 +315,35 @@ fn decode_hashes(told: &v1::ExtentHashes) -> Result<Message> {
     Ok(Message::Hashes { index: told.index, hashes })
 }
 
+fn decode_proofs(proofs: &v1::Proofs) -> Result<Message> {
+    let whole = proofs.hashes.len().is_multiple_of(HASH_BYTES);
+    if !whole || proofs.hashes.len() > EXTENT_CLUSTERS * HASH_BYTES {
+        return Err(nonsense("proofs that fit no extent"));
+    }
+    let hashes: Result<Vec<_>> = proofs.hashes.chunks_exact(HASH_BYTES).map(one_hash).collect();
+    Ok(Message::Proofs { index: proofs.index, hashes: hashes? })
+}
+
 fn decode_clusters(clusters: v1::Clusters) -> Result<Message> {
-    let count = clusters.data.len() / CLUSTER_SIZE;
-    let first_slot = clusters.first_slot as usize;
-    let fits = clusters.data.len().is_multiple_of(CLUSTER_SIZE)
-        && (1..=CLUSTERS_MAX).contains(&count)
+    let (bytes, first_slot) = (clusters.data.len(), clusters.first_slot as usize);
+    let count = match clusters.compressed {
+        0 => bytes / CLUSTER_SIZE,
+        count => count as usize,
+    };
+    let fits = (1..=CLUSTERS_MAX).contains(&count)
         && first_slot < EXTENT_CLUSTERS
-        && first_slot + count <= EXTENT_CLUSTERS;
+        && first_slot + count <= EXTENT_CLUSTERS
+        && match clusters.compressed {
+            0 => bytes == count * CLUSTER_SIZE,
+            // It would have been sent as it is.
+            _ => bytes < count * CLUSTER_SIZE,
+        };
+    let data = match clusters.compressed {
+        0 => Payload::Plain(clusters.data),
+        _ => Payload::Compressed { frame: clusters.data, count },
+    };
     match fits {
-        true => Ok(Message::Clusters { index: clusters.index, first_slot, data: clusters.data }),
+        true => Ok(Message::Clusters { index: clusters.index, first_slot, data }),
         false => Err(nonsense("clusters that fit no extent")),
     }
 }

@@ -1,8 +1,9 @@
 //! One order between two daemons, from greeting to end: who may ask what, and who sends.
 
 use crate::VERSION;
+use crate::allowed::Allowed;
 use crate::message::Message;
-use crate::receiver::receive_image;
+use crate::receiver::{Receiver, receive_image};
 use crate::sender::send_image;
 use crate::wire::{Session, Wire, unexpected};
 use blockyard_block::{Error, ErrorKind, ImageName, Result};
@@ -25,13 +26,43 @@ pub struct Order {
     pub image: ImageName,
     /// Only tell what it would take.
     pub quote: bool,
+    /// Asked for before, and cut off.
+    pub again: bool,
+    pub terms: Terms,
 }
 
-/// What a peer may ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Allowed {
-    pub push: bool,
-    pub pull: bool,
+/// How an image shall cross.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// Compress what becomes smaller.
+    pub compress: bool,
+    /// Bytes a second that the sender sends at most, before TLS; at least [`Terms::RATE_MIN`].
+    pub rate: Option<u64>,
+    /// Read what is taken by reference, and compare it with its hash (I9).
+    pub verify: bool,
+    /// Of a quote: read some clusters to estimate how small the missing ones become.
+    pub sample: bool,
+}
+
+impl Default for Terms {
+    fn default() -> Terms {
+        Terms { compress: true, rate: None, verify: true, sample: false }
+    }
+}
+
+impl Terms {
+    /// A message of a MiB takes 16 s then: longer, and the peer would give up.
+    pub const RATE_MIN: u64 = 64 << 10;
+
+    pub fn check(&self) -> Result<()> {
+        match self.rate {
+            Some(rate) if rate < Terms::RATE_MIN => Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("a rate of {rate} bytes a second: it is at least {}", Terms::RATE_MIN),
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What a transfer came to. Clusters are 4096 bytes.
@@ -45,63 +76,146 @@ pub struct Account {
     pub clusters_listed: u64,
     /// Of these, those that the receiver found in its pool.
     pub clusters_found: u64,
+    /// Of the rest, those whose content came with another.
+    pub clusters_repeated: u64,
     /// Those that were sent, or of a quote: that would be.
     pub clusters_sent: u64,
+    /// What was taken by reference and is not what it should be: it was sent.
+    pub clusters_damaged: u64,
+    /// Of a quote that was asked for a sample: what the clusters sent would take, about.
+    pub compressed_estimate: Option<u64>,
     /// Bytes of all messages, before TLS, as this side counted them.
     pub bytes_sent: u64,
     pub bytes_received: u64,
 }
 
-/// How far a transfer is, for whoever waits for it.
+/// How far a transfer is. Clusters are 4096 bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Clusters that crossed, and those that cross in all.
+    pub done: u64,
+    pub total: u64,
+    /// Clusters that need not cross.
+    pub saved: u64,
+    /// Bytes of messages so far, both ways.
+    pub bytes: u64,
+}
+
+/// Whoever waits for a transfer.
 pub trait Progress {
-    /// Clusters that cross in all, once that is known; and those that did.
-    fn clusters(&self, done: u64, total: u64);
+    fn moved(&self, moved: Moved);
+    /// The user wants it no more.
     fn is_cancelled(&self) -> bool;
+    /// The daemon goes away; the transfer may go on later.
+    fn is_stopping(&self) -> bool;
+}
+
+/// Nobody waits for it.
+pub(crate) struct Unwatched;
+
+impl Progress for Unwatched {
+    fn moved(&self, _moved: Moved) {}
+
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+
+    fn is_stopping(&self) -> bool {
+        false
+    }
+}
+
+/// Why a transfer ended early.
+#[derive(Debug)]
+pub struct Failed {
+    pub error: Error,
+    /// It was cut off: asked for again it may go on.
+    pub cut: bool,
+    /// Bytes of all messages until then.
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+}
+
+impl Failed {
+    /// Before there was a conversation.
+    pub fn early(error: Error, cut: bool) -> Failed {
+        Failed { error, cut, bytes_sent: 0, bytes_received: 0 }
+    }
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Failed {
+        Failed::early(error, false)
+    }
+}
+
+/// Whoever calls, and how.
+pub struct Caller<'a, D: Directory> {
+    pub pool: &'a Arc<Pool<D>>,
+    pub terms: Terms,
+    pub quote: bool,
+    /// It called before, and was cut off.
+    pub again: bool,
+    pub now_unix_s: u64,
+    pub progress: &'a dyn Progress,
+}
+
+impl<D: Directory> Caller<'_, D> {
+    fn order(&self, direction: Direction, image: &ImageName) -> Order {
+        let (quote, again, terms) = (self.quote, self.again, self.terms);
+        Order { direction, image: image.clone(), quote, again, terms }
+    }
 }
 
 /// Sends an image to the peer as `target`, or only asks what that would take.
 pub fn push<D: Directory>(
     wire: Wire,
-    pool: &Arc<Pool<D>>,
+    caller: &Caller<'_, D>,
     source: &Volume<D>,
     target: &ImageName,
-    quote: bool,
-    progress: &dyn Progress,
-) -> Result<Account> {
-    let order = Order { direction: Direction::Push, image: target.clone(), quote };
-    let mut session = Session::new(wire, progress);
-    let done =
-        call(&mut session, pool, order).and_then(|()| send_image(&mut session, source, quote));
+) -> Result<Account, Failed> {
+    let order = caller.order(Direction::Push, target);
+    let mut session = Session::new(wire, caller.progress);
+    let done = call(&mut session, caller.pool, order.clone())
+        .and_then(|()| send_image(&mut session, caller.pool, source, &order));
     end(&mut session, done)
 }
 
 /// Makes the image `target` of the peer's `source`, or only finds out what that would take.
 pub fn pull<D: Directory>(
     wire: Wire,
-    pool: &Arc<Pool<D>>,
+    caller: &Caller<'_, D>,
     source: &ImageName,
     target: &ImageName,
-    quote: bool,
-    now_unix_s: u64,
-    progress: &dyn Progress,
-) -> Result<Account> {
-    let order = Order { direction: Direction::Pull, image: source.clone(), quote };
-    let mut session = Session::new(wire, progress);
-    let target = (!quote).then_some(target);
-    let done = call(&mut session, pool, order)
-        .and_then(|()| receive_image(&mut session, pool, target, now_unix_s));
+) -> Result<Account, Failed> {
+    let order = caller.order(Direction::Pull, source);
+    let mut session = Session::new(wire, caller.progress);
+    let receiver = Receiver { pool: caller.pool, name: target, now_unix_s: caller.now_unix_s };
+    let done = call(&mut session, caller.pool, order.clone())
+        .and_then(|()| receive_image(&mut session, &receiver, &order));
     end(&mut session, done)
+}
+
+/// Tells a peer that an image it was sent a part of does not come.
+pub fn give_up<D: Directory>(wire: Wire, pool: &Arc<Pool<D>>, target: &ImageName) {
+    let (direction, image, terms) = (Direction::Push, target.clone(), Terms::default());
+    let order = Order { direction, image, quote: false, again: true, terms };
+    let mut session = Session::new(wire, &Unwatched);
+    // If it does not hear of it, it forgets the part after a day.
+    if call(&mut session, pool, order).is_ok() {
+        session.fail(&Error::new(ErrorKind::ShutDown, "cancelled; nothing of it remains"));
+    }
 }
 
 /// Does what a peer asks for over `wire`, if it is allowed to. `noted` is told what that is.
 pub fn answer<D: Directory>(
     wire: Wire,
     pool: &Arc<Pool<D>>,
-    allowed: Allowed,
+    allowed: &Allowed,
     now_unix_s: u64,
     progress: &dyn Progress,
     noted: impl FnOnce(&Order),
-) -> Result<Account> {
+) -> Result<Account, Failed> {
     let mut session = Session::new(wire, progress);
     let done = answer_in(&mut session, pool, allowed, now_unix_s, noted);
     end(&mut session, done)
@@ -110,7 +224,7 @@ pub fn answer<D: Directory>(
 fn answer_in<D: Directory>(
     session: &mut Session<'_>,
     pool: &Arc<Pool<D>>,
-    allowed: Allowed,
+    allowed: &Allowed,
     now_unix_s: u64,
     noted: impl FnOnce(&Order),
 ) -> Result<Account> {
@@ -121,16 +235,25 @@ fn answer_in<D: Directory>(
         other => return Err(unexpected(&other, "Order")),
     };
     noted(&order);
+    if !allowed.names(&order.image) {
+        let image = &order.image;
+        return Err(Error::new(
+            ErrorKind::Denied,
+            format!(
+                "the caller may do nothing with images of that name: {image} is none of the --images that it was allowed"
+            ),
+        ));
+    }
     match order.direction {
         Direction::Push if !allowed.push => Err(denied("push images to this pool", "push")),
         Direction::Pull if !allowed.pull => Err(denied("pull images from this pool", "pull")),
         Direction::Push => {
-            let target = (!order.quote).then_some(&order.image);
-            receive_image(session, pool, target, now_unix_s)
+            let receiver = Receiver { pool, name: &order.image, now_unix_s };
+            receive_image(session, &receiver, &order)
         }
         Direction::Pull => {
-            let source = block_on(pool.hold_snapshot(&order.image, now_unix_s))?;
-            send_image(session, &source, order.quote)
+            let source = block_on(pool.hold_snapshot(&order.image, false, now_unix_s))?;
+            send_image(session, pool, &source, &order)
         }
     }
 }
@@ -178,13 +301,13 @@ fn greet<D: Directory>(session: &mut Session<'_>, pool: &Pool<D>) -> Result<()> 
 }
 
 /// Tells the peer of a failure of this side, and counts.
-fn end(session: &mut Session<'_>, done: Result<Account>) -> Result<Account> {
+fn end(session: &mut Session<'_>, done: Result<Account>) -> Result<Account, Failed> {
     let (bytes_sent, bytes_received) = session.bytes();
     match done {
         Ok(account) => Ok(Account { bytes_sent, bytes_received, ..account }),
         Err(error) => {
             session.fail(&error);
-            Err(error)
+            Err(Failed { error, cut: session.is_cut(), bytes_sent, bytes_received })
         }
     }
 }

@@ -1,20 +1,35 @@
-//! The side that wants the image. It has what it finds, asks for the rest, and shows the image only when it is
-//! whole; whatever ends it before leaves nothing.
+//! The side that wants the image. It takes what it finds, asks for the rest, and shows the image only when it is
+//! whole. Cut off, it leaves what came to be found again; ended for any other reason, it leaves nothing.
 
-use crate::message::{Message, SlotBits, nonsense};
-use crate::order::Account;
+use crate::message::{Found, Message, SlotBits, nonsense};
+use crate::order::{Account, Moved, Order};
+use crate::payload::Unpacker;
+use crate::sender::estimate;
+use crate::tls::random_key;
 use crate::wire::{Session, unexpected};
 use blockyard_block::{
     Buffer, BufferMut, CLUSTER_SIZE, ContentHash, Error, ErrorKind, ImageName, Result,
 };
 use blockyard_io::{Directory, block_on};
-use blockyard_pool::{Lookup, Missing, Pool, Receive};
-use prost::bytes::Bytes;
+use blockyard_pool::{FoundHere, Lookup, Missing, Pool, Receive};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 /// Extents whose clusters are asked for before the first of them came.
 const AHEAD: usize = 8;
+/// What came before a crash is waited for this long to be hashed again; what is not is asked for anew.
+const UNTRUSTED_WAIT: Duration = Duration::from_secs(600);
+/// Between two looks at whether everything is hashed again after a crash.
+const UNTRUSTED_LOOK: Duration = Duration::from_millis(200);
+
+/// Where an image goes.
+pub(crate) struct Receiver<'a, D: Directory> {
+    pub(crate) pool: &'a Arc<Pool<D>>,
+    pub(crate) name: &'a ImageName,
+    pub(crate) now_unix_s: u64,
+}
 
 /// What is being filled: an image, or nothing.
 enum Target<D: Directory> {
@@ -29,50 +44,141 @@ impl<D: Directory> Target<D> {
             Target::Quote(lookup) => lookup,
         }
     }
+}
 
-    fn abandon(self) {
-        match self {
-            Target::Image(receive) => block_on(receive.abandon()),
-            Target::Quote(lookup) => block_on(lookup.close()),
+/// Receives an image; for a quote, only finds out what that would take.
+pub(crate) fn receive_image<D: Directory>(
+    session: &mut Session<'_>,
+    receiver: &Receiver<'_, D>,
+    order: &Order,
+) -> Result<Account> {
+    let (pool, name) = (receiver.pool, receiver.name);
+    let (size, digest) = match session.receive() {
+        Ok(Message::Offer { size, digest }) => (size, digest),
+        Ok(other) => return Err(unexpected(&other, "Offer")),
+        Err(error) => {
+            // Whoever gives up what was cut off before says so here.
+            if order.again && !order.quote && !session.is_cut() {
+                pool.remove_parts(name);
+            }
+            return Err(error);
+        }
+    };
+    if order.quote {
+        return quote(session, Lookup::new(pool, size), size, order);
+    }
+    if order.again && is_there(session, receiver, digest)? {
+        session.receive()?;
+        session.send(Message::Done)?;
+        return Ok(Account { size, ..Account::default() });
+    }
+    let receive = block_on(pool.begin_receive(name, size, receiver.now_unix_s))?;
+    let mut target = Target::Image(Box::new(receive));
+    let account = fill_target(session, &mut target, pool, size, order);
+    let Target::Image(receive) = target else { return account };
+    let finished = account.and_then(|account| {
+        let told = told_digest(session)?;
+        Ok((account, told))
+    });
+    match finished {
+        Ok((account, told)) => {
+            match block_on(receive.finish(told)) {
+                // The one before this had heard everything, and only now made it.
+                Err(error) if error.kind() == ErrorKind::Exists && order.again => {
+                    if !is_there(session, receiver, told)? {
+                        return Err(error);
+                    }
+                }
+                finished => drop(finished?),
+            }
+            // It is there, whether the sender hears of it or not.
+            let _ = session.send(Message::Done);
+            Ok(account)
+        }
+        Err(error) => {
+            match session.is_cut() {
+                true => block_on(receive.leave(receiver.now_unix_s)),
+                false => block_on(receive.abandon()),
+            }
+            Err(error)
         }
     }
 }
 
-/// Receives an image as `name`; without a name, only finds out what that would take.
-pub(crate) fn receive_image<D: Directory>(
+/// Whether the pool has an image of that name and content. After a crash that is not known at once.
+fn is_there<D: Directory>(
     session: &mut Session<'_>,
-    pool: &Arc<Pool<D>>,
-    name: Option<&ImageName>,
-    now_unix_s: u64,
+    receiver: &Receiver<'_, D>,
+    digest: ContentHash,
+) -> Result<bool> {
+    let started = Instant::now();
+    loop {
+        match block_on(receiver.pool.digest(receiver.name)) {
+            Ok(found) => return Ok(found == digest),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.kind() != ErrorKind::Busy => return Err(error),
+            Err(error) if started.elapsed() > UNTRUSTED_WAIT => return Err(error),
+            Err(_) => {}
+        }
+        session.still_working()?;
+        sleep(UNTRUSTED_LOOK);
+    }
+}
+
+fn fill_target<D: Directory>(
+    session: &mut Session<'_>,
+    target: &mut Target<D>,
+    pool: &Pool<D>,
+    size: u64,
+    order: &Order,
 ) -> Result<Account> {
-    let size = match session.receive()? {
-        Message::Offer { size } => size,
-        other => return Err(unexpected(&other, "Offer")),
-    };
-    let mut target = match name {
-        Some(name) => {
-            Target::Image(Box::new(block_on(pool.begin_receive(name, size, now_unix_s))?))
-        }
-        None => Target::Quote(Box::new(Lookup::new(pool, size))),
-    };
-    let account = find(session, &mut target, size);
-    let account = account.and_then(|account| {
-        if let Target::Image(receive) = &mut target {
-            check_space(pool, &account)?;
-            return fill(session, receive, account);
-        }
-        Ok(account)
-    });
-    match (account, target) {
-        (Ok(account), Target::Image(receive)) => {
-            finish(session, *receive)?;
-            Ok(account)
-        }
-        (account, target) => {
-            target.abandon();
-            account
+    if let Target::Image(receive) = target {
+        let started = Instant::now();
+        while receive.waits_for_hashes()? && started.elapsed() < UNTRUSTED_WAIT {
+            session.still_working()?;
+            sleep(UNTRUSTED_LOOK);
         }
     }
+    let (found, account) = find(session, target, size)?;
+    let Target::Image(receive) = target else { return Ok(account) };
+    check_space(pool, &account)?;
+    let mut filling = Filling {
+        receive,
+        verify: order.terms.verify,
+        unpacker: Unpacker::new()?,
+        coming: VecDeque::new(),
+        moved: Moved {
+            total: found.missing(),
+            saved: found.found + found.repeated,
+            ..Moved::default()
+        },
+    };
+    filling.take_found(session)?;
+    filling.fill(session)?;
+    let (clusters_sent, (_, damaged)) = (filling.moved.done, filling.receive.verified());
+    Ok(Account { clusters_sent, clusters_damaged: damaged, ..account })
+}
+
+fn quote<D: Directory>(
+    session: &mut Session<'_>,
+    lookup: Lookup<D>,
+    size: u64,
+    order: &Order,
+) -> Result<Account> {
+    let mut target = Target::Quote(Box::new(lookup));
+    let mut account = find(session, &mut target, size).map(|(_, account)| account);
+    if let Target::Quote(lookup) = target {
+        block_on(lookup.close());
+    }
+    if let (Ok(account), true) = (&mut account, order.terms.sample) {
+        match session.receive()? {
+            Message::Sampled { clusters, bytes } => {
+                account.compressed_estimate = estimate(account.clusters_sent, clusters, bytes);
+            }
+            other => return Err(unexpected(&other, "Sampled")),
+        }
+    }
+    account
 }
 
 /// From the lists to what the pool has of them.
@@ -80,7 +186,7 @@ fn find<D: Directory>(
     session: &mut Session<'_>,
     target: &mut Target<D>,
     size: u64,
-) -> Result<Account> {
+) -> Result<(Found, Account)> {
     let mut extents_whole = 0;
     loop {
         let (list, last) = match session.receive()? {
@@ -107,16 +213,23 @@ fn find<D: Directory>(
         Target::Quote(lookup) => block_on(lookup.search(&mut working))?,
     }
     let lookup = target.lookup();
-    let (clusters_listed, clusters_found) = (lookup.wanted_count(), lookup.found_count());
-    session.send(Message::Found { extents_whole, clusters_listed, clusters_found })?;
-    Ok(Account {
+    let found = Found {
+        extents_whole,
+        listed: lookup.wanted_count(),
+        found: lookup.found_count(),
+        repeated: lookup.repeated_count(),
+    };
+    session.send(Message::Found(found))?;
+    let account = Account {
         size,
         extents_whole,
-        clusters_listed,
-        clusters_found,
-        clusters_sent: clusters_listed - clusters_found,
+        clusters_listed: found.listed,
+        clusters_found: found.found,
+        clusters_repeated: found.repeated,
+        clusters_sent: found.missing(),
         ..Account::default()
-    })
+    };
+    Ok((found, account))
 }
 
 fn add_hashes<D: Directory>(
@@ -147,77 +260,118 @@ fn check_space<D: Directory>(pool: &Pool<D>, account: &Account) -> Result<()> {
     Err(Error::new(ErrorKind::NoSpace, message))
 }
 
-/// Takes what is there and asks for the rest, some extents ahead.
-fn fill<D: Directory>(
-    session: &mut Session<'_>,
-    receive: &mut Receive<D>,
-    account: Account,
-) -> Result<Account> {
-    let mut coming: VecDeque<Missing> = VecDeque::new();
-    let mut more = true;
-    let mut came = 0;
-    session.progress.clusters(came, account.clusters_sent);
-    loop {
-        while more && coming.len() < AHEAD {
-            match block_on(receive.take())? {
-                Some(missing) if missing.slots.is_empty() => session.still_working()?,
-                Some(missing) => {
-                    let slots = SlotBits::of(missing.slots.iter().map(|(slot, _)| *slot));
-                    session.send(Message::Wanted { index: missing.index, slots })?;
-                    coming.push_back(missing);
-                }
-                None => {
-                    session.send(Message::WantedEnd)?;
-                    more = false;
-                }
+/// An image that is being filled.
+struct Filling<'a, D: Directory> {
+    receive: &'a mut Receive<D>,
+    verify: bool,
+    unpacker: Unpacker,
+    /// What was asked for and did not come yet.
+    coming: VecDeque<Missing>,
+    moved: Moved,
+}
+
+impl<D: Directory> Filling<'_, D> {
+    /// Takes everything that was found, before anything is asked for: then all that is of use of a part that was
+    /// received before is here.
+    fn take_found(&mut self, session: &mut Session<'_>) -> Result<()> {
+        let key = random_key()?;
+        while let Some(found) = block_on(self.receive.next_found())? {
+            session.still_working()?;
+            if !self.receive.needs_proof() {
+                block_on(self.receive.take(found, None))?;
+            } else if found.slots().next().is_some() {
+                let hashes = prove(session, &found, &key)?;
+                block_on(self.receive.take(found, Some((&key, &hashes))))?;
             }
         }
-        let Some(missing) = coming.front_mut() else { break };
-        came += store_next(session, receive, missing)?;
-        session.progress.clusters(came, account.clusters_sent.max(came));
-        if missing.slots.is_empty() {
-            coming.pop_front();
-        }
+        self.receive.remove_parts();
+        Ok(())
     }
-    Ok(Account { clusters_sent: came, ..account })
+
+    /// Asks for what is missing, some extents ahead, and stores it; then fills what repeats it.
+    fn fill(&mut self, session: &mut Session<'_>) -> Result<()> {
+        session.moved(self.moved);
+        while let Some(missing) = block_on(self.receive.next_missing(self.verify))? {
+            self.ask(session, missing)?;
+        }
+        self.store_until(session, 0)?;
+        while let Some(missing) = block_on(self.receive.next_repeat())? {
+            self.ask(session, missing)?;
+        }
+        session.send(Message::WantedEnd)?;
+        self.store_until(session, 0)
+    }
+
+    fn ask(&mut self, session: &mut Session<'_>, missing: Missing) -> Result<()> {
+        if missing.slots.is_empty() {
+            return session.still_working();
+        }
+        self.store_until(session, AHEAD - 1)?;
+        let slots = SlotBits::of(missing.slots.iter().map(|(slot, _)| *slot));
+        session.send(Message::Wanted { index: missing.index, slots })?;
+        self.coming.push_back(missing);
+        Ok(())
+    }
+
+    /// Stores what comes until no more than so many extents are on their way.
+    fn store_until(&mut self, session: &mut Session<'_>, most: usize) -> Result<()> {
+        while self.coming.len() > most {
+            let Some(missing) = self.coming.front_mut() else { break };
+            let count = store_next(session, self.receive, &mut self.unpacker, missing)?;
+            if missing.slots.is_empty() {
+                self.coming.pop_front();
+            }
+            self.moved.done += count;
+            self.moved.total = self.moved.total.max(self.moved.done);
+            session.moved(self.moved);
+        }
+        Ok(())
+    }
+}
+
+fn prove(session: &mut Session<'_>, found: &FoundHere, key: &[u8; 32]) -> Result<Vec<ContentHash>> {
+    let slots = SlotBits::of(found.slots());
+    let count = slots.iter().count();
+    session.send(Message::Confirm { index: found.index, slots, key: *key })?;
+    match session.receive()? {
+        Message::Proofs { index, hashes } if index == found.index && hashes.len() == count => {
+            Ok(hashes)
+        }
+        Message::Proofs { .. } => Err(nonsense("proofs of other clusters")),
+        other => Err(unexpected(&other, "Proofs")),
+    }
 }
 
 /// Stores the next clusters of an extent that were asked for; returns how many came.
 fn store_next<D: Directory>(
     session: &mut Session<'_>,
     receive: &Receive<D>,
+    unpacker: &mut Unpacker,
     missing: &mut Missing,
 ) -> Result<u64> {
     let (index, first_slot, data) = match session.receive()? {
         Message::Clusters { index, first_slot, data } => (index, first_slot, data),
         other => return Err(unexpected(&other, "Clusters")),
     };
-    let count = data.len() / CLUSTER_SIZE;
+    let count = data.count();
     let expected = missing.slots.get(..count).unwrap_or(&[]);
     let in_order = expected.iter().zip(first_slot..).all(|((slot, _), next)| *slot == next);
     if index != missing.index || expected.len() != count || !in_order {
         return Err(nonsense("clusters that were not asked for"));
     }
     let hashes: Vec<ContentHash> = expected.iter().map(|(_, hash)| *hash).collect();
-    block_on(receive.write(index, first_slot, &hashes, &aligned(&data)))?;
+    block_on(receive.write(index, first_slot, &hashes, &aligned(&unpacker.unpack(data)?)))?;
     missing.slots.drain(..count);
     Ok(count as u64)
 }
 
-fn aligned(data: &Bytes) -> Buffer {
+fn aligned(data: &[u8]) -> Buffer {
     BufferMut::copy_of(data).freeze()
 }
 
-fn finish<D: Directory>(session: &mut Session<'_>, receive: Receive<D>) -> Result<()> {
-    let digest = match session.receive() {
-        Ok(Message::Finish { digest }) => digest,
-        other => {
-            block_on(receive.abandon());
-            return Err(other.map_or_else(|error| error, |other| unexpected(&other, "Finish")));
-        }
-    };
-    block_on(receive.finish(digest))?;
-    // It is there, whether the sender hears of it or not.
-    let _ = session.send(Message::Done);
-    Ok(())
+fn told_digest(session: &mut Session<'_>) -> Result<ContentHash> {
+    match session.receive()? {
+        Message::Finish { digest } => Ok(digest),
+        other => Err(unexpected(&other, "Finish")),
+    }
 }

@@ -1,111 +1,254 @@
-//! The side that has the image. It reads data only for what it sends.
+//! The side that has the image. It reads data only for what it sends, proves, or is asked to sample.
 
-use crate::message::{CLUSTERS_MAX, Message, SUMMARIES_MAX, SlotBits, nonsense};
-use crate::order::Account;
+use crate::message::{CLUSTERS_MAX, Found, Message, Payload, SUMMARIES_MAX, SlotBits, nonsense};
+use crate::order::{Account, Moved, Order};
+use crate::payload::Packer;
 use crate::wire::{Session, unexpected};
 use blockyard_block::{
-    BlockDevice, CLUSTER_SIZE, ContentHash, EXTENT_SIZE, Error, ErrorKind, Result, Segment,
+    BlockDevice, CLUSTER_SIZE, ContentHash, EXTENT_CLUSTERS, EXTENT_SIZE, Error, ErrorKind,
+    HashAlgorithm, Result, Segment, keyed_hash,
 };
 use blockyard_io::{Directory, block_on};
-use blockyard_pool::Volume;
-use prost::bytes::Bytes;
+use blockyard_pool::{ExtentHashes, Pool, Volume};
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Clusters that wait to be hashed again after a crash are waited for this long.
 const UNTRUSTED_WAIT: Duration = Duration::from_secs(30);
 const UNTRUSTED_LOOK: Duration = Duration::from_millis(200);
+/// A receiver may read what it has for this long before it asks for more: a second for so many bytes.
+const VERIFIED_EACH_SECOND: u64 = 16 << 20;
+/// Extents of which some clusters are sampled, at least, if there are so many; and how many clusters of each.
+const SAMPLES_MAX: usize = 64;
+const SAMPLE_CLUSTERS: usize = 16;
 
 /// Sends `source`, which must not change meanwhile; for a quote, only its lists.
 pub(crate) fn send_image<D: Directory>(
     session: &mut Session<'_>,
+    pool: &Arc<Pool<D>>,
     source: &Volume<D>,
-    quote: bool,
+    order: &Order,
 ) -> Result<Account> {
     let size = source.size();
-    session.send(Message::Offer { size })?;
-    send_lists(session, source)?;
-    let (extents_whole, clusters_listed, clusters_found) = match session.receive()? {
-        Message::Found { extents_whole, clusters_listed, clusters_found } => {
-            (extents_whole, clusters_listed, clusters_found)
-        }
+    session.limit(order.terms.rate);
+    session.allow(Duration::from_secs(size / VERIFIED_EACH_SECOND));
+    let digest = digest_of(session, source)?;
+    session.send(Message::Offer { size, digest })?;
+    let mut sending = Sending { source, samples: Samples::default(), sent: 0, proved: 0 };
+    if sending.send_lists(session, order.again)? == Lists::NotNeeded {
+        return Ok(Account { size, ..Account::default() });
+    }
+    let found = match session.receive()? {
+        Message::Found(found) => found,
         other => return Err(unexpected(&other, "Found")),
     };
-    let mut clusters_sent = clusters_listed.saturating_sub(clusters_found);
-    if !quote {
-        clusters_sent = send_wanted(session, source, clusters_sent)?;
-        let digest = patiently(session, || block_on(source.digest()))?;
+    let mut account = Account {
+        size,
+        extents_whole: found.extents_whole,
+        clusters_listed: found.listed,
+        clusters_found: found.found,
+        clusters_repeated: found.repeated,
+        clusters_sent: found.missing(),
+        ..Account::default()
+    };
+    if !order.quote {
+        let proves = pool.identity().1 == HashAlgorithm::Sha1;
+        let mut packer = Packer::new(order.terms.compress)?;
+        account.clusters_sent = sending.send_wanted(session, &found, proves, &mut packer)?;
+        // The receiver asks for more than it said only where what it had was of no use.
+        account.clusters_damaged = account.clusters_sent.saturating_sub(found.missing());
         session.send(Message::Finish { digest })?;
         match session.receive()? {
             Message::Done => {}
             other => return Err(unexpected(&other, "Done")),
         }
+    } else if order.terms.sample {
+        let (clusters, bytes) = sending.sample()?;
+        session.send(Message::Sampled { clusters, bytes })?;
+        account.compressed_estimate = estimate(account.clusters_sent, clusters, bytes);
     }
-    Ok(Account {
-        size,
-        extents_whole,
-        clusters_listed,
-        clusters_found,
-        clusters_sent,
-        ..Account::default()
-    })
+    Ok(account)
 }
 
-/// All summaries, and the hashes of those extents that the receiver does not have whole.
-fn send_lists<D: Directory>(session: &mut Session<'_>, source: &Volume<D>) -> Result<()> {
+/// What clusters take, if they are like those that were sampled.
+pub(crate) fn estimate(missing: u64, clusters: u64, bytes: u64) -> Option<u64> {
+    let bytes = u128::from(bytes) * u128::from(missing);
+    u64::try_from(bytes.checked_div(u128::from(clusters))?).ok()
+}
+
+/// The root hash. Summaries that are not known yet are made in batches, so that the peer hears of us.
+fn digest_of<D: Directory>(session: &mut Session<'_>, source: &Volume<D>) -> Result<ContentHash> {
     let mut first = 0;
     loop {
         let list = patiently(session, || block_on(source.extent_summaries(first, SUMMARIES_MAX)))?;
-        let last = list.len() < SUMMARIES_MAX;
-        first = list.last().map_or(first, |(index, _)| index + 1);
+        session.still_working()?;
+        match list.last() {
+            Some((last, _)) if list.len() == SUMMARIES_MAX => first = last + 1,
+            _ => break,
+        }
+    }
+    patiently(session, || block_on(source.digest()))
+}
+
+/// Listed clusters of which some are sampled.
+#[derive(Default)]
+struct Samples {
+    /// Extent, first slot, clusters.
+    places: Vec<(u64, usize, usize)>,
+    /// Each so many extents.
+    step: usize,
+    seen: usize,
+}
+
+impl Samples {
+    /// Keeps some that are spread over all that are noted.
+    fn note(&mut self, index: u64, hashes: &ExtentHashes) {
+        let Some((first, _)) = hashes.iter().next() else { return };
+        let run = (first..EXTENT_CLUSTERS).take(SAMPLE_CLUSTERS);
+        let count = run.take_while(|slot| hashes.get(*slot).is_some()).count();
+        self.step = self.step.max(1);
+        if self.seen.is_multiple_of(self.step) {
+            self.places.push((index, first, count));
+        }
+        self.seen += 1;
+        if self.places.len() == 2 * SAMPLES_MAX {
+            let mut number = 0;
+            self.places.retain(|_| {
+                number += 1;
+                number % 2 == 1
+            });
+            self.step *= 2;
+        }
+    }
+}
+
+/// What became of the lists.
+#[derive(PartialEq, Eq)]
+enum Lists {
+    Sent,
+    /// The receiver has made the image already.
+    NotNeeded,
+}
+
+/// An image on its way.
+struct Sending<'a, D: Directory> {
+    source: &'a Volume<D>,
+    samples: Samples,
+    sent: u64,
+    proved: u64,
+}
+
+impl<D: Directory> Sending<'_, D> {
+    /// All summaries, and the hashes of those extents that the receiver does not have whole. Asked for `again`, it
+    /// may have made the image before.
+    fn send_lists(&mut self, session: &mut Session<'_>, again: bool) -> Result<Lists> {
+        let mut first = 0;
+        loop {
+            let ask = || block_on(self.source.extent_summaries(first, SUMMARIES_MAX));
+            let list = patiently(session, ask)?;
+            let last = list.len() < SUMMARIES_MAX;
+            let may_be_done = again && first == 0;
+            first = list.last().map_or(first, |(index, _)| index + 1);
+            let sent = self.send_batch(session, list, last, may_be_done)?;
+            if last || sent == Lists::NotNeeded {
+                return Ok(sent);
+            }
+        }
+    }
+
+    fn send_batch(
+        &mut self,
+        session: &mut Session<'_>,
+        list: Vec<(u64, ContentHash)>,
+        last: bool,
+        may_be_done: bool,
+    ) -> Result<Lists> {
         let indices: Vec<u64> = list.iter().map(|(index, _)| *index).collect();
-        send_batch(session, source, list, &indices, last)?;
-        if last {
-            return Ok(());
-        }
-    }
-}
-
-fn send_batch<D: Directory>(
-    session: &mut Session<'_>,
-    source: &Volume<D>,
-    list: Vec<(u64, ContentHash)>,
-    indices: &[u64],
-    last: bool,
-) -> Result<()> {
-    session.send(Message::Summaries { list, last })?;
-    let lacking = match session.receive()? {
-        Message::Lacking(lacking) if lacking.len() == indices.len().next_multiple_of(8) => lacking,
-        Message::Lacking(_) => return Err(nonsense("an answer to other extents")),
-        other => return Err(unexpected(&other, "Lacking")),
-    };
-    for (index, _) in indices.iter().zip(lacking).filter(|(_, lacks)| *lacks) {
-        let hashes = patiently(session, || block_on(source.extent_hashes(*index)))?;
-        session.send(Message::Hashes { index: *index, hashes })?;
-    }
-    Ok(())
-}
-
-/// Answers what the receiver wants; returns how many clusters that were.
-fn send_wanted<D: Directory>(
-    session: &mut Session<'_>,
-    source: &Volume<D>,
-    total: u64,
-) -> Result<u64> {
-    let mut sent = 0;
-    session.progress.clusters(sent, total);
-    loop {
-        let (index, slots) = match session.receive()? {
-            Message::Wanted { index, slots } => (index, slots),
-            Message::WantedEnd => return Ok(sent),
-            other => return Err(unexpected(&other, "Wanted")),
+        session.send(Message::Summaries { list, last })?;
+        let lacking = match session.receive()? {
+            Message::Lacking(lacking) if lacking.len() == indices.len().next_multiple_of(8) => {
+                lacking
+            }
+            Message::Done if may_be_done => return Ok(Lists::NotNeeded),
+            Message::Lacking(_) => return Err(nonsense("an answer to other extents")),
+            other => return Err(unexpected(&other, "Lacking")),
         };
-        for (first_slot, count) in runs(&slots) {
-            let data = read_run(source, index, first_slot, count)?;
-            session.send(Message::Clusters { index, first_slot, data })?;
-            sent += count as u64;
-            session.progress.clusters(sent, total);
+        for (index, _) in indices.iter().zip(lacking).filter(|(_, lacks)| *lacks) {
+            let hashes = patiently(session, || block_on(self.source.extent_hashes(*index)))?;
+            self.samples.note(*index, &hashes);
+            session.send(Message::Hashes { index: *index, hashes })?;
         }
+        Ok(Lists::Sent)
+    }
+
+    /// Answers what the receiver wants; returns how many clusters were sent.
+    fn send_wanted(
+        &mut self,
+        session: &mut Session<'_>,
+        found: &Found,
+        proves: bool,
+        packer: &mut Packer,
+    ) -> Result<u64> {
+        let mut moved = Moved {
+            total: found.missing(),
+            saved: found.found.saturating_add(found.repeated),
+            ..Moved::default()
+        };
+        session.moved(moved);
+        loop {
+            let (index, slots) = match session.receive()? {
+                Message::Wanted { index, slots } => (index, slots),
+                Message::Confirm { index, slots, key } if proves => {
+                    let hashes = self.prove(index, &slots, &key)?;
+                    session.send(Message::Proofs { index, hashes })?;
+                    continue;
+                }
+                Message::WantedEnd => return Ok(self.sent),
+                other => return Err(unexpected(&other, "Wanted")),
+            };
+            self.sent = self.counted(self.sent, &slots)?;
+            for (first_slot, count) in runs(&slots) {
+                let bytes = read_run(self.source, index, first_slot, count)?;
+                let data = packer.pack(bytes);
+                session.send(Message::Clusters { index, first_slot, data })?;
+                moved.done += count as u64;
+                session.moved(moved);
+            }
+        }
+    }
+
+    /// What was asked for in all, if that is not more than there is.
+    fn counted(&self, before: u64, slots: &SlotBits) -> Result<u64> {
+        let count = slots.iter().count() as u64;
+        let clusters_max = self.source.size().div_ceil(CLUSTER_SIZE as u64);
+        match count > 0 && before + count <= clusters_max {
+            true => Ok(before + count),
+            false => Err(nonsense("it wants nothing, or more than all of the image")),
+        }
+    }
+
+    fn prove(&mut self, index: u64, slots: &SlotBits, key: &[u8; 32]) -> Result<Vec<ContentHash>> {
+        self.proved = self.counted(self.proved, slots)?;
+        let mut hashes = Vec::new();
+        for (first_slot, count) in runs(slots) {
+            let bytes = read_run(self.source, index, first_slot, count)?;
+            hashes.extend(bytes.chunks(CLUSTER_SIZE).map(|cluster| keyed_hash(key, cluster)));
+        }
+        Ok(hashes)
+    }
+
+    /// How many clusters were sampled, and the bytes that they would take.
+    fn sample(&self) -> Result<(u64, u64)> {
+        let mut packer = Packer::new(true)?;
+        let mut bytes = 0;
+        for (index, first_slot, count) in &self.samples.places {
+            bytes += match packer.pack(read_run(self.source, *index, *first_slot, *count)?) {
+                Payload::Plain(data) | Payload::Compressed { frame: data, .. } => data.len() as u64,
+            };
+        }
+        let clusters = self.samples.places.iter().map(|(_, _, count)| *count as u64).sum();
+        Ok((clusters, bytes))
     }
 }
 
@@ -127,7 +270,7 @@ fn read_run<D: Directory>(
     index: u64,
     first_slot: usize,
     count: usize,
-) -> Result<Bytes> {
+) -> Result<Vec<u8>> {
     let offset = index
         .checked_mul(EXTENT_SIZE)
         .and_then(|start| start.checked_add((first_slot * CLUSTER_SIZE) as u64))
@@ -142,7 +285,7 @@ fn read_run<D: Directory>(
         }
     }
     bytes.resize(count * CLUSTER_SIZE, 0);
-    Ok(bytes.into())
+    Ok(bytes)
 }
 
 /// Tries again for a while if clusters are still to be hashed again (I8).

@@ -141,6 +141,14 @@ fn unusable(error: rustls::Error) -> Error {
     Error::new(ErrorKind::Corrupt, format!("the daemon's identity cannot be used: {error}"))
 }
 
+/// 32 bytes that nobody can guess.
+pub(crate) fn random_key() -> Result<[u8; 32]> {
+    let mut key = [0; 32];
+    let filled = ring::default_provider().secure_random.fill(&mut key);
+    filled.map_err(|_| Error::new(ErrorKind::Io, "the system gives no random bytes"))?;
+    Ok(key)
+}
+
 /// For connections to the peer with this fingerprint, and no other.
 pub(crate) fn client_config(identity: &Identity, peer: Fingerprint) -> Result<ClientConfig> {
     let (provider, verifier) = pinned(Arc::new(move |found| *found == peer));

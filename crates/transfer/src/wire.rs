@@ -1,7 +1,7 @@
 //! A conversation of messages, for a thread that may block. Whatever carries it feeds two bounded channels.
 
 use crate::message::{Message, nonsense};
-use crate::order::Progress;
+use crate::order::{Moved, Progress};
 use crate::v1;
 use blockyard_block::{Error, ErrorKind, Result};
 use prost::Message as _;
@@ -16,10 +16,15 @@ use tokio::time::timeout;
 pub(crate) const QUEUE: usize = 4;
 /// A peer that says nothing, or takes nothing, for this long is given up.
 const STALL: Duration = Duration::from_secs(60);
+/// A peer that only says that it still works is given up after this long. It may have to walk through all hashes
+/// of its pool: 16 TiB of data have 128 GiB of them.
+const ALIVE_MAX: Duration = Duration::from_secs(3600);
 /// Cancelling is noticed within this time.
 const LOOK: Duration = Duration::from_millis(200);
 /// While it works without having anything to say, a side lets the other know this often.
 const ALIVE: Duration = Duration::from_secs(5);
+/// A limited rate is kept to within this time.
+const BURST: Duration = Duration::from_millis(100);
 /// How long the reason of a peer that hung up is waited for.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -31,17 +36,27 @@ pub struct Wire {
     bytes_sent: u64,
     bytes_received: u64,
     stall: Duration,
+    alive_max: Duration,
 }
 
 /// The two ends of a wire within the process, driven by `runtime`.
 pub fn wire_pair(runtime: &Handle) -> (Wire, Wire) {
+    wire_pair_through(runtime, Some)
+}
+
+/// The same; `line` may change each message, and cuts the wire where it returns none.
+pub(crate) fn wire_pair_through(
+    runtime: &Handle,
+    line: impl Fn(v1::Message) -> Option<v1::Message> + Clone + Send + 'static,
+) -> (Wire, Wire) {
     let (one, mut from_one) = mpsc::channel(QUEUE);
     let (other, mut from_other) = mpsc::channel(QUEUE);
     let (to_one, to_other) = (mpsc::channel(QUEUE), mpsc::channel(QUEUE));
     let pass = |from: &mut mpsc::Receiver<v1::Message>, to: mpsc::Sender<Result<v1::Message>>| {
         let mut from = std::mem::replace(from, mpsc::channel(1).1);
+        let line = line.clone();
         runtime.spawn(async move {
-            while let Some(message) = from.recv().await {
+            while let Some(message) = from.recv().await.and_then(&line) {
                 if to.send(Ok(message)).await.is_err() {
                     return;
                 }
@@ -60,18 +75,27 @@ impl Wire {
         incoming: mpsc::Receiver<Result<v1::Message>>,
     ) -> Wire {
         let runtime = runtime.clone();
-        Wire { runtime, outgoing, incoming, bytes_sent: 0, bytes_received: 0, stall: STALL }
+        Wire {
+            runtime,
+            outgoing,
+            incoming,
+            bytes_sent: 0,
+            bytes_received: 0,
+            stall: STALL,
+            alive_max: ALIVE_MAX,
+        }
     }
 
     /// Ends it at once, without blocking, and tells the peer why.
     pub fn refuse(self, error: &Error) {
         // Nothing was sent before, so there is room.
-        let _ = self.outgoing.try_send(Message::failure(error).encode());
+        let again = error.kind() == ErrorKind::Busy;
+        let _ = self.outgoing.try_send(Message::failure(error, again).encode());
     }
 
-    /// Another time after which a peer that says nothing is given up.
-    pub fn with_stall(self, stall: Duration) -> Wire {
-        Wire { stall, ..self }
+    /// Other times after which a peer is given up that says nothing, or nothing but that it is alive.
+    pub fn with_patience(self, stall: Duration, alive_max: Duration) -> Wire {
+        Wire { stall, alive_max, ..self }
     }
 }
 
@@ -80,11 +104,47 @@ pub(crate) struct Session<'a> {
     wire: Wire,
     pub(crate) progress: &'a dyn Progress,
     spoke: Instant,
+    pace: Option<Pace>,
+    cut: bool,
+}
+
+/// A bound on the bytes sent each second: a bucket that holds what fits [`BURST`].
+struct Pace {
+    rate: u64,
+    /// When what was sent is paid for.
+    paid_at: Instant,
+}
+
+impl Pace {
+    /// How long the next message has to wait.
+    fn wait(&self) -> Duration {
+        self.paid_at.saturating_duration_since(Instant::now() + BURST)
+    }
+
+    fn pay(&mut self, bytes: u64) {
+        let time = Duration::from_secs_f64(bytes as f64 / self.rate as f64);
+        self.paid_at = self.paid_at.max(Instant::now()) + time;
+    }
 }
 
 impl Session<'_> {
     pub(crate) fn new(wire: Wire, progress: &dyn Progress) -> Session<'_> {
-        Session { wire, progress, spoke: Instant::now() }
+        Session { wire, progress, spoke: Instant::now(), pace: None, cut: false }
+    }
+
+    /// Sends no more than so many bytes a second from now on.
+    pub(crate) fn limit(&mut self, rate: Option<u64>) {
+        self.pace = rate.map(|rate| Pace { rate, paid_at: Instant::now() });
+    }
+
+    /// Lets a peer be alive without saying more for this much longer.
+    pub(crate) fn allow(&mut self, time: Duration) {
+        self.wire.alive_max = self.wire.alive_max.saturating_add(time);
+    }
+
+    /// Whether it ended by no fault of what was asked: asked for again it may succeed.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut
     }
 
     /// Bytes of all messages so far, before TLS: sent and received.
@@ -92,7 +152,11 @@ impl Session<'_> {
         (self.wire.bytes_sent, self.wire.bytes_received)
     }
 
-    pub(crate) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&mut self) -> Result<()> {
+        if self.progress.is_stopping() {
+            self.cut = true;
+            return Err(Error::new(ErrorKind::ShutDown, "the daemon is going away"));
+        }
         match self.progress.is_cancelled() {
             true => Err(Error::new(ErrorKind::ShutDown, "cancelled; nothing of it remains")),
             false => Ok(()),
@@ -102,6 +166,7 @@ impl Session<'_> {
     pub(crate) fn send(&mut self, message: Message) -> Result<()> {
         let message = message.encode();
         let length = message.encoded_len() as u64;
+        self.wait_for_pace()?;
         let started = Instant::now();
         loop {
             self.check()?;
@@ -110,36 +175,56 @@ impl Session<'_> {
                 Ok(Ok(place)) => {
                     place.send(message);
                     self.wire.bytes_sent += length;
+                    self.pace.iter_mut().for_each(|pace| pace.pay(length));
                     self.spoke = Instant::now();
                     return Ok(());
                 }
                 Ok(Err(_closed)) => return Err(self.last_words()),
-                Err(_) if started.elapsed() > self.wire.stall => return Err(stalled()),
+                Err(_) if started.elapsed() > self.wire.stall => return Err(self.stalled()),
                 Err(_) => {}
             }
         }
     }
 
+    /// Sends what need not be a message.
+    #[cfg(test)]
+    pub(crate) fn send_raw(&mut self, message: v1::Message) {
+        // Whoever has hung up is not to be spoken to.
+        let _ = within(&self.wire.runtime, LAST_WORDS, self.wire.outgoing.send(message));
+    }
+
     /// The next message that says something. A failure that the peer tells is an error here.
     pub(crate) fn receive(&mut self) -> Result<Message> {
-        let mut started = Instant::now();
+        let asked = Instant::now();
+        let mut heard = asked;
         loop {
             self.check()?;
+            if heard.elapsed() > self.wire.stall || asked.elapsed() > self.wire.alive_max {
+                return Err(self.stalled());
+            }
             match within(&self.wire.runtime, LOOK, self.wire.incoming.recv()) {
                 Ok(Some(message)) => {
-                    let message = message?;
+                    let message = message.inspect_err(|_| self.cut = true)?;
                     self.wire.bytes_received += message.encoded_len() as u64;
                     match Message::decode(message)? {
-                        Message::Alive => started = Instant::now(),
-                        Message::Failure { kind, message } => return Err(told(kind, &message)),
+                        Message::Alive => heard = Instant::now(),
+                        Message::Failure { kind, message, again } => {
+                            self.cut = again;
+                            return Err(told(kind, &message));
+                        }
                         message => return Ok(message),
                     }
                 }
-                Ok(None) => return Err(hung_up()),
-                Err(_) if started.elapsed() > self.wire.stall => return Err(stalled()),
+                Ok(None) => return Err(self.hung_up()),
                 Err(_) => {}
             }
         }
+    }
+
+    /// Tells whoever waits how far it is.
+    pub(crate) fn moved(&self, moved: Moved) {
+        let bytes = self.wire.bytes_sent + self.wire.bytes_received;
+        self.progress.moved(Moved { bytes, ..moved });
     }
 
     /// To be called from time to time during long work.
@@ -153,9 +238,30 @@ impl Session<'_> {
 
     /// Tells the peer why this ends, if it still listens.
     pub(crate) fn fail(&mut self, error: &Error) {
-        let message = Message::failure(error).encode();
+        let message = Message::failure(error, self.cut).encode();
         // Whoever has hung up does not want to know.
         let _ = within(&self.wire.runtime, LAST_WORDS, self.wire.outgoing.send(message));
+    }
+
+    fn wait_for_pace(&mut self) -> Result<()> {
+        loop {
+            let wait = self.pace.as_ref().map_or(Duration::ZERO, Pace::wait);
+            if wait.is_zero() {
+                return Ok(());
+            }
+            self.check()?;
+            std::thread::sleep(wait.min(LOOK));
+        }
+    }
+
+    fn hung_up(&mut self) -> Error {
+        self.cut = true;
+        Error::new(ErrorKind::Io, "the connection to the peer ended before the transfer did")
+    }
+
+    fn stalled(&mut self) -> Error {
+        self.cut = true;
+        Error::new(ErrorKind::Io, "the peer does not go on: given up")
     }
 
     /// Why the peer takes no more: it may have said so before it left.
@@ -165,12 +271,17 @@ impl Session<'_> {
             let left = deadline.saturating_duration_since(Instant::now());
             match within(&self.wire.runtime, left, self.wire.incoming.recv()) {
                 Ok(Some(Ok(message))) => {
-                    if let Ok(Message::Failure { kind, message }) = Message::decode(message) {
+                    if let Ok(Message::Failure { kind, message, again }) = Message::decode(message)
+                    {
+                        self.cut = again;
                         return told(kind, &message);
                     }
                 }
-                Ok(Some(Err(error))) => return error,
-                Ok(None) | Err(_) => return hung_up(),
+                Ok(Some(Err(error))) => {
+                    self.cut = true;
+                    return error;
+                }
+                Ok(None) | Err(_) => return self.hung_up(),
             }
         }
     }
@@ -183,14 +294,6 @@ fn within<F: Future>(runtime: &Handle, time: Duration, future: F) -> Result<F::O
 
 fn told(kind: ErrorKind, message: &str) -> Error {
     Error::new(kind, format!("the peer says: {message}"))
-}
-
-fn hung_up() -> Error {
-    Error::new(ErrorKind::Io, "the connection to the peer ended before the transfer did")
-}
-
-fn stalled() -> Error {
-    Error::new(ErrorKind::Io, "the peer does not go on: given up")
 }
 
 /// The error for a message that is not the next one.

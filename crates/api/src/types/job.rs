@@ -19,12 +19,28 @@ pub struct Job {
     /// How much there is to do, as soon as it is known.
     pub total: Option<u64>,
     pub unit: ProgressUnit,
+    /// Of a transfer that moves clusters.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub transfer: Option<TransferProgress>,
     /// What the user should know, such as a size that was rounded up.
     pub notes: Vec<String>,
     /// Why it failed.
     pub error: Option<ErrorDetail>,
     /// What came of it, once it is done.
     pub report: Option<JobReport>,
+}
+
+/// How a transfer goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TransferProgress {
+    /// Bytes of messages, both ways, since it began or went on.
+    pub bytes_moved: u64,
+    /// Clusters that need not cross.
+    pub bytes_saved: u64,
+    /// Bytes of messages a second, on average.
+    pub rate: u64,
+    /// If it goes on like that.
+    pub seconds_left: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -38,6 +38,10 @@ pub struct Peer {
     pub fingerprint: String,
     #[serde(default)]
     pub allow: PeerAllow,
+    /// Names of the images that it may push or pull, where `*` stands for any characters and `?` for one; all if there
+    /// are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -55,6 +59,30 @@ pub struct PushImage {
     /// Only tell what it would take.
     #[serde(default)]
     pub quote: bool,
+    #[serde(default)]
+    pub terms: TransferTerms,
+}
+
+/// How an image shall cross.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TransferTerms {
+    pub compress: Compression,
+    /// Bytes a second that the sender sends at most, at least 65536; no limit if absent.
+    pub rate: Option<u64>,
+    /// Do not read what the receiver takes by reference, to compare it with its hash.
+    pub unverified: bool,
+    /// Of a quote: read some clusters to estimate how small the missing ones become.
+    pub sample: bool,
+}
+
+/// How clusters are compressed on their way, where that makes them smaller.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    None,
+    #[default]
+    Zstd,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -67,6 +95,8 @@ pub struct PullImage {
     /// Only tell what it would take.
     #[serde(default)]
     pub quote: bool,
+    #[serde(default)]
+    pub terms: TransferTerms,
 }
 
 /// What a transfer took, or a quote says that it would.
@@ -79,8 +109,17 @@ pub struct TransferReport {
     pub extents_whole: u64,
     /// Clusters of other extents that the receiver had somewhere.
     pub bytes_found: u64,
-    /// Clusters that crossed, or would.
+    /// Clusters that the receiver lacked and whose content came with another.
+    pub bytes_repeated: u64,
+    /// Clusters that crossed, or would, before compression.
     pub bytes_missing: u64,
+    /// Of those that crossed, the ones that the receiver seemed to have: they were damaged, or changed meanwhile.
+    pub bytes_damaged: u64,
+    /// Of a quote with a sample: what the missing clusters would take when they are compressed. An estimate.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bytes_compressed_estimate: Option<u64>,
+    /// How often it was cut off and went on.
+    pub cuts: u64,
     /// All that was sent and received, before TLS, as the daemon that was asked counted it.
     pub bytes_sent: u64,
     pub bytes_received: u64,

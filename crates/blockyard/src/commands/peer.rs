@@ -21,6 +21,9 @@ pub(crate) enum Command {
         /// only called
         #[arg(long, value_enum)]
         allow: Option<Allow>,
+        /// Which images: a name, or a pattern with * and ?. May be given more than once; all if it is not
+        #[arg(long, value_name = "PATTERN", requires = "allow")]
+        images: Vec<String>,
     },
     /// List the daemons that are known
     List,
@@ -38,7 +41,7 @@ pub(crate) enum Allow {
 pub(crate) fn run(command: &Command, session: &Session) -> Result<()> {
     let mut client = session.client()?;
     match command {
-        Command::Add { name, address, fingerprint, allow } => {
+        Command::Add { name, address, fingerprint, allow, images } => {
             let allow = match allow {
                 None => PeerAllow::None,
                 Some(Allow::Push) => PeerAllow::Push,
@@ -50,6 +53,7 @@ pub(crate) fn run(command: &Command, session: &Session) -> Result<()> {
                 address: address.clone(),
                 fingerprint: fingerprint.clone(),
                 allow,
+                images: images.clone(),
             };
             let added = client.add_peer(&peer)?;
             session.output.print(&added, || format!("{} is known\n", added.name))
@@ -67,7 +71,7 @@ pub(crate) fn run(command: &Command, session: &Session) -> Result<()> {
 }
 
 fn table(list: &PeerList) -> String {
-    let mut table = Table::with_header(["NAME", "ADDRESS", "ALLOWED", "FINGERPRINT"]);
+    let mut table = Table::with_header(["NAME", "ADDRESS", "ALLOWED", "IMAGES", "FINGERPRINT"]);
     for peer in &list.peers {
         let allowed = match peer.allow {
             PeerAllow::None => "-",
@@ -76,7 +80,12 @@ fn table(list: &PeerList) -> String {
             PeerAllow::Both => "push, pull",
         };
         let (name, address) = (peer.name.clone(), peer.address.clone());
-        table.row([name, address, allowed.to_owned(), peer.fingerprint.clone()]);
+        let images = match peer.images.is_empty() {
+            true if peer.allow == PeerAllow::None => "-".to_owned(),
+            true => "*".to_owned(),
+            false => peer.images.join(" "),
+        };
+        table.row([name, address, allowed.to_owned(), images, peer.fingerprint.clone()]);
     }
     table.to_string()
 }

@@ -12,6 +12,8 @@ pub(crate) struct Flags {
     source: String,
     /// Its name here, if it shall be another
     target: Option<String>,
+    #[command(flatten)]
+    terms: transfer::TermsFlags,
 }
 
 pub(crate) fn run(flags: &Flags, session: &Session) -> Result<()> {
@@ -19,8 +21,12 @@ pub(crate) fn run(flags: &Flags, session: &Session) -> Result<()> {
         .ok_or_else(|| transfer::malformed(&flags.source, "PEER/NAME"))?;
     let target = flags.target.as_deref().unwrap_or(source);
     let mut client = session.client()?;
-    let request =
-        PullImage { peer: peer.to_owned(), source: Some(source.to_owned()), quote: false };
+    let request = PullImage {
+        peer: peer.to_owned(),
+        source: Some(source.to_owned()),
+        quote: false,
+        terms: flags.terms.terms(),
+    };
     let started = client.pull_image(target, &request)?;
     let done = format!("pulled {source} from {peer} as {target}");
     transfer::finish(session, &mut client, started, "pull", &done)

@@ -12,6 +12,8 @@ pub(crate) struct Flags {
     name: String,
     /// PEER, or PEER/TARGET to give it another name there
     peer: String,
+    #[command(flatten)]
+    terms: transfer::TermsFlags,
 }
 
 pub(crate) fn run(flags: &Flags, session: &Session) -> Result<()> {
@@ -21,8 +23,12 @@ pub(crate) fn run(flags: &Flags, session: &Session) -> Result<()> {
         false => (flags.peer.as_str(), flags.name.as_str()),
     };
     let mut client = session.client()?;
-    let request =
-        PushImage { peer: peer.to_owned(), target: Some(target.to_owned()), quote: false };
+    let request = PushImage {
+        peer: peer.to_owned(),
+        target: Some(target.to_owned()),
+        quote: false,
+        terms: flags.terms.terms(),
+    };
     let started = client.push_image(&flags.name, &request)?;
     let done = format!("pushed {} to {peer} as {target}", flags.name);
     transfer::finish(session, &mut client, started, "push", &done)

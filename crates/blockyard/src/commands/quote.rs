@@ -2,29 +2,37 @@
 
 use crate::commands::{Session, transfer};
 use anyhow::Result;
-use blockyard_api::{PullImage, PushImage};
+use blockyard_api::{PullImage, PushImage, TransferTerms};
 use clap::Args;
 
-/// Tell what a push or a pull would take; reads no data on either side
+/// Tell what a push or a pull would take; reads no data on either side, but for --sample
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
     /// NAME, to be pushed; or PEER/NAME, to be pulled
     image: String,
     /// Whom it would be pushed to
     peer: Option<String>,
+    /// Read and compress some clusters of the source, to estimate what compression leaves of the missing ones
+    #[arg(long)]
+    sample: bool,
 }
 
 pub(crate) fn run(flags: &Flags, session: &Session) -> Result<()> {
     let mut client = session.client()?;
+    let terms = TransferTerms { sample: flags.sample, ..TransferTerms::default() };
     let (started, done) = match (&flags.peer, transfer::split(&flags.image)) {
         (Some(peer), None) => {
-            let request = PushImage { peer: peer.clone(), target: None, quote: true };
+            let request = PushImage { peer: peer.clone(), target: None, quote: true, terms };
             let done = format!("a push of {} to {peer}:", flags.image);
             (client.push_image(&flags.image, &request)?, done)
         }
         (None, Some((peer, source))) => {
-            let request =
-                PullImage { peer: peer.to_owned(), source: Some(source.to_owned()), quote: true };
+            let request = PullImage {
+                peer: peer.to_owned(),
+                source: Some(source.to_owned()),
+                quote: true,
+                terms,
+            };
             let done = format!("a pull of {source} from {peer}:");
             (client.pull_image(source, &request)?, done)
         }

@@ -2,10 +2,45 @@
 
 use crate::commands::Session;
 use crate::output::job;
-use crate::size::human;
+use crate::size::{Size, human};
 use anyhow::Result;
-use blockyard_api::{Client, Job, JobReport, TransferReport};
+use blockyard_api::{Client, Compression, Job, JobReport, TransferReport, TransferTerms};
 use blockyard_block::{Error, ErrorKind};
+use clap::{Args, ValueEnum};
+
+/// How an image shall cross.
+#[derive(Debug, Args)]
+pub(crate) struct TermsFlags {
+    /// Compress what becomes smaller on the way
+    #[arg(long, value_enum, default_value_t = Compress::Zstd)]
+    compress: Compress,
+    /// Send at most so many bytes a second: 10M, 512K
+    #[arg(long)]
+    rate: Option<Size>,
+    /// Do not read what the receiver takes by reference, to compare it with its hash
+    #[arg(long)]
+    no_verify: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Compress {
+    None,
+    Zstd,
+}
+
+impl TermsFlags {
+    pub(crate) fn terms(&self) -> TransferTerms {
+        TransferTerms {
+            compress: match self.compress {
+                Compress::None => Compression::None,
+                Compress::Zstd => Compression::Zstd,
+            },
+            rate: self.rate.map(|size| size.0),
+            unverified: self.no_verify,
+            sample: false,
+        }
+    }
+}
 
 /// `PEER/NAME` in two.
 pub(crate) fn split(text: &str) -> Option<(&str, &str)> {
@@ -35,11 +70,26 @@ pub(crate) fn finish(
 fn text(report: &TransferReport) -> String {
     let crossed = if report.quote { "would cross" } else { "crossed" };
     let lists = report.bytes_sent + report.bytes_received;
-    format!(
-        "{} of data {crossed}; there already: {} extents of 4 MiB, and {} in other places\n{} went over the wire in all\n",
+    let mut text = format!(
+        "{} of data {crossed}; there already: {} extents of 4 MiB, and {} in other places\n",
         human(report.bytes_missing),
         report.extents_whole,
         human(report.bytes_found),
-        human(lists),
-    )
+    );
+    let mut line = |bytes: u64, what: &str| {
+        if bytes > 0 {
+            text.push_str(&format!("{} {what}\n", human(bytes)));
+        }
+    };
+    line(report.bytes_repeated, "more have the content of others that cross");
+    line(
+        report.bytes_damaged,
+        "of these seemed to be there, but were damaged or changed: `blockyard scrub` there tells",
+    );
+    line(
+        report.bytes_compressed_estimate.unwrap_or(0),
+        "would be left after compression, by an estimate",
+    );
+    line(lists, "went over the wire in all");
+    text
 }

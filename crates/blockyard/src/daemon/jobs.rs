@@ -3,7 +3,9 @@
 //! A job sees that it was cancelled when it reports progress, and then leaves nothing behind: that
 //! is its duty, not the registry's. Finished jobs are kept until too many newer ones have finished.
 
-use blockyard_api::{ErrorDetail, Job, JobKind, JobReport, JobState, ProgressUnit};
+use blockyard_api::{
+    ErrorDetail, Job, JobKind, JobReport, JobState, ProgressUnit, TransferProgress,
+};
 use blockyard_block::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,8 +16,13 @@ use std::time::{Duration, Instant};
 
 /// Finished jobs that are remembered.
 const FINISHED_KEPT: usize = 100;
-/// Jobs that run at the same time; more are refused.
+/// Jobs of users that run at the same time; more are refused.
 const RUNNING_MAX: usize = 16;
+/// What peers asked for has a bound of its own: they must not keep users from working.
+const ANSWERS_MAX: usize = 16;
+
+/// Of each job.
+const NOTES_KEPT: usize = 50;
 
 /// All jobs of this run of the daemon.
 #[derive(Default)]
@@ -39,9 +46,12 @@ struct Shared {
     image: Option<String>,
     unit: ProgressUnit,
     cancelled: AtomicBool,
+    /// It was not cancelled, but the daemon goes away.
+    stopping: AtomicBool,
     done: AtomicU64,
     /// Zero while unknown.
     total: AtomicU64,
+    transfer: Mutex<Option<TransferProgress>>,
     notes: Mutex<Vec<String>>,
     outcome: Mutex<Option<Result<JobReport>>>,
 }
@@ -75,9 +85,26 @@ impl JobHandle {
         self.shared.cancelled.load(Ordering::Relaxed)
     }
 
-    /// Something the user should know, such as a size that was rounded up.
+    /// The daemon goes away: the job may leave what lets it go on later.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.shared.stopping.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.shared.id
+    }
+
+    /// How a transfer goes.
+    pub(crate) fn set_transfer(&self, progress: TransferProgress) {
+        *lock(&self.shared.transfer) = Some(progress);
+    }
+
+    /// Something the user should know, such as a size that was rounded up. Only the last are kept.
     pub(crate) fn note(&self, note: impl Into<String>) {
-        lock(&self.shared.notes).push(note.into());
+        let mut notes = lock(&self.shared.notes);
+        notes.push(note.into());
+        let surplus = notes.len().saturating_sub(NOTES_KEPT);
+        notes.drain(..surplus);
     }
 }
 
@@ -90,7 +117,19 @@ impl Jobs {
         unit: ProgressUnit,
         work: impl FnOnce(&JobHandle) -> Result<JobReport> + Send + 'static,
     ) -> Result<Job> {
-        let shared = self.register(kind, image, unit)?;
+        self.start_as(None, kind, image, unit, work)
+    }
+
+    /// The same; a job of a former run goes on with the number that it had.
+    pub(crate) fn start_as(
+        self: &Arc<Self>,
+        id: Option<u64>,
+        kind: JobKind,
+        image: Option<&str>,
+        unit: ProgressUnit,
+        work: impl FnOnce(&JobHandle) -> Result<JobReport> + Send + 'static,
+    ) -> Result<Job> {
+        let shared = self.register(id, kind, image, unit)?;
         let jobs = Arc::clone(self);
         let handle = JobHandle { shared: Arc::clone(&shared) };
         let spawned = thread::Builder::new().name(format!("job {}", shared.id)).spawn(move || {
@@ -145,6 +184,8 @@ impl Jobs {
         let mut table = lock(&self.table);
         table.stopping = true;
         for shared in table.jobs.values() {
+            let cancelled = shared.cancelled.load(Ordering::Relaxed);
+            shared.stopping.store(!cancelled, Ordering::Relaxed);
             shared.cancelled.store(true, Ordering::Relaxed);
         }
         while table.running() > 0 {
@@ -159,6 +200,7 @@ impl Jobs {
 
     fn register(
         &self,
+        id: Option<u64>,
         kind: JobKind,
         image: Option<&str>,
         unit: ProgressUnit,
@@ -167,24 +209,24 @@ impl Jobs {
         if table.stopping {
             return Err(Error::new(ErrorKind::ShutDown, "the daemon is going away"));
         }
-        if table.running() >= RUNNING_MAX {
-            let message = format!("{RUNNING_MAX} jobs run already; wait for one to end");
-            return Err(Error::new(ErrorKind::Busy, message));
-        }
-        table.last_id += 1;
+        table.check_room(kind)?;
+        let id = id.unwrap_or(table.last_id + 1);
+        table.last_id = table.last_id.max(id);
         let shared = Arc::new(Shared {
-            id: table.last_id,
+            id,
             kind,
             image: image.map(str::to_owned),
             unit,
             cancelled: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
             done: AtomicU64::new(0),
             total: AtomicU64::new(0),
+            transfer: Mutex::default(),
             notes: Mutex::default(),
             outcome: Mutex::new(None),
         });
         table.jobs.insert(shared.id, Arc::clone(&shared));
-        table.forget_old();
+        table.forget_old(kind);
         Ok(shared)
     }
 
@@ -205,14 +247,35 @@ impl Table {
         self.jobs.values().filter(|shared| !shared.has_ended()).count()
     }
 
-    fn forget_old(&mut self) {
-        let ended = |shared: &Arc<Shared>| shared.has_ended();
-        let surplus = self.jobs.values().filter(|shared| ended(shared)).count();
-        for _ in FINISHED_KEPT..surplus {
-            let oldest = self.jobs.iter().find(|(_, shared)| ended(shared)).map(|(id, _)| *id);
-            oldest.map(|id| self.jobs.remove(&id));
+    fn check_room(&self, kind: JobKind) -> Result<()> {
+        let running = self.beside(kind).filter(|other| !other.has_ended()).count();
+        let (most, what) = match is_of_peer(kind) {
+            true => (ANSWERS_MAX, "transfers of peers"),
+            false => (RUNNING_MAX, "jobs"),
+        };
+        if running < most {
+            return Ok(());
+        }
+        let message = format!("{most} {what} run already; wait for one to end");
+        Err(Error::new(ErrorKind::Busy, message))
+    }
+
+    /// Jobs of users, or those that peers asked for: whichever `kind` is.
+    fn beside(&self, kind: JobKind) -> impl Iterator<Item = &Arc<Shared>> {
+        self.jobs.values().filter(move |other| is_of_peer(other.kind) == is_of_peer(kind))
+    }
+
+    fn forget_old(&mut self, kind: JobKind) {
+        let ended: Vec<u64> =
+            self.beside(kind).filter(|other| other.has_ended()).map(|other| other.id).collect();
+        for id in ended.iter().take(ended.len().saturating_sub(FINISHED_KEPT)) {
+            self.jobs.remove(id);
         }
     }
+}
+
+fn is_of_peer(kind: JobKind) -> bool {
+    kind == JobKind::Answer
 }
 
 impl Shared {
@@ -238,6 +301,7 @@ impl Shared {
             done: self.done.load(Ordering::Relaxed),
             total: (total > 0).then_some(total),
             unit: self.unit,
+            transfer: *lock(&self.transfer),
             notes: lock(&self.notes).clone(),
             error,
             report,

@@ -3,6 +3,7 @@
 //! `identity.pem` has the private key and is made when first needed; `peers.json` is the list. Each change is on
 //! disk before it counts, and counts at once: peers are looked up when they call, and while they are served.
 
+use crate::daemon::peer_runtime::PeerRuntime;
 use crate::daemon::plan::Plan;
 use blockyard_api::{Peer, PeerAllow};
 use blockyard_block::{Error, ErrorKind, ImageName, Result};
@@ -19,11 +20,13 @@ const IDENTITY: &str = "identity.pem";
 const LIST: &str = "peers.json";
 /// More are a mistake.
 const PEERS_MAX: usize = 1000;
+/// Of the images of one peer.
+const PATTERNS_MAX: usize = 100;
 
 /// All that the daemon knows of others.
 pub(crate) struct Peers {
     folder: PathBuf,
-    runtime: Handle,
+    runtime: Arc<PeerRuntime>,
     listener: Mutex<Option<TcpListener>>,
     address: Option<String>,
     identity: Mutex<Option<Arc<Identity>>>,
@@ -32,7 +35,7 @@ pub(crate) struct Peers {
 
 impl Peers {
     /// Reads the list, and binds where peers may call.
-    pub(crate) fn load(plan: &Plan, runtime: &Handle) -> Result<Peers> {
+    pub(crate) fn load(plan: &Plan, runtime: &Arc<PeerRuntime>) -> Result<Peers> {
         let listener = plan.peer.as_deref().map(bind).transpose()?;
         let address = listener.as_ref().and_then(|bound| bound.local_addr().ok());
         let list = match fs::read(plan.pool.join(LIST)) {
@@ -42,7 +45,7 @@ impl Peers {
         };
         let peers = Peers {
             folder: plan.pool.clone(),
-            runtime: runtime.clone(),
+            runtime: Arc::clone(runtime),
             listener: Mutex::new(listener),
             address: address.map(|address| address.to_string()),
             identity: Mutex::default(),
@@ -55,8 +58,8 @@ impl Peers {
     }
 
     /// Carries conversations with peers.
-    pub(crate) fn runtime(&self) -> &Handle {
-        &self.runtime
+    pub(crate) fn runtime(&self) -> Result<Handle> {
+        self.runtime.handle()
     }
 
     /// Where peers can call.
@@ -135,10 +138,11 @@ impl Peers {
         let peer = list.values().find(|peer| peer.fingerprint == text)?;
         let allowed = match peer.allow {
             PeerAllow::None => Allowed::default(),
-            PeerAllow::Push => Allowed { push: true, pull: false },
-            PeerAllow::Pull => Allowed { push: false, pull: true },
-            PeerAllow::Both => Allowed { push: true, pull: true },
+            PeerAllow::Push => Allowed { push: true, ..Allowed::default() },
+            PeerAllow::Pull => Allowed { pull: true, ..Allowed::default() },
+            PeerAllow::Both => Allowed { push: true, pull: true, ..Allowed::default() },
         };
+        let allowed = Allowed { images: peer.images.clone(), ..allowed };
         Some((peer.name.clone(), allowed))
     }
 
@@ -179,6 +183,17 @@ fn checked(peer: Peer) -> Result<Peer> {
         let message = format!("{:?} is no address: use HOST:PORT", peer.address);
         return Err(Error::new(ErrorKind::InvalidArgument, message));
     }
+    let of_names = |pattern: &String| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-*?".contains(&byte);
+        (1..=128).contains(&pattern.len()) && pattern.bytes().all(plain)
+    };
+    if peer.images.len() > PATTERNS_MAX || !peer.images.iter().all(of_names) {
+        let message = format!(
+            "{:?} are not patterns of images' names: use at most {PATTERNS_MAX}, of letters, digits, '.', '_', '-', '*' and '?'",
+            peer.images.iter().take(3).collect::<Vec<_>>()
+        );
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    }
     let fingerprint = Fingerprint::parse(&peer.fingerprint)?.to_string();
     Ok(Peer { name, fingerprint, ..peer })
 }
@@ -190,7 +205,7 @@ fn bind(address: &str) -> Result<TcpListener> {
 
 /// Writes a file of the pool's directory anew: the old one or the new one is there, whatever happens. The
 /// daemon's mask makes it its user's alone.
-fn replace(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+pub(super) fn replace(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     let written = || {
         let new = folder.join(format!("{name}.new"));
         let mut file = File::create(&new)?;
@@ -225,6 +240,7 @@ mod tests {
                 address: address.to_owned(),
                 fingerprint: fingerprint.to_owned(),
                 allow: PeerAllow::None,
+                images: vec!["web-*".to_owned()],
             })
         };
         let digits = "AB".repeat(32);

@@ -1,18 +1,31 @@
 //! Moving images to and from peers, as jobs: what a user asks for, and what peers ask for.
 
+mod left;
+mod moving;
+
+pub(crate) use left::watch_left;
+
 use crate::daemon::Daemon;
 use crate::daemon::jobs::JobHandle;
+use crate::daemon::orders::KeptOrder;
 use crate::daemon::storage::now_unix_s;
 use anyhow::Context;
-use blockyard_api::{Job, JobKind, JobReport, ProgressUnit, TransferReport};
+use blockyard_api::{
+    Compression, Job, JobKind, JobReport, ProgressUnit, TransferProgress, TransferReport,
+    TransferTerms,
+};
 use blockyard_block::{CLUSTER_SIZE, Error, ErrorKind, ImageName, Result};
+use blockyard_io::HostDirectory;
+use blockyard_pool::{ImageKind, LeftImage};
 use blockyard_transfer::{
-    Account, Allowed, Direction, Fingerprint, Host, Order, Progress, Wire, answer, connect, pull,
-    push, serve,
+    Account, Allowed, Caller, Direction, Fingerprint, Host, Moved, Order, Progress, Terms, Wire,
+    answer, connect, pull, push, serve,
 };
 use pollster::block_on;
+use std::cell::Cell;
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 use tokio::sync::watch;
 
 /// Serves peers until told to stop.
@@ -23,7 +36,7 @@ pub(crate) fn listen(
 ) -> anyhow::Result<()> {
     let identity = daemon.peers.identity().context("peers cannot be served")?;
     let host = Arc::new(Answers { daemon: Arc::clone(daemon) });
-    drop(daemon.peers.runtime().spawn(async move {
+    drop(daemon.peers.runtime()?.spawn(async move {
         let stopped = async move {
             let _ = stopping.wait_for(|stop| *stop).await; // whoever could tell is gone: stop, too
         };
@@ -35,6 +48,7 @@ pub(crate) fn listen(
 }
 
 /// What a user wants to be moved, or to know about that.
+#[derive(Clone)]
 pub(crate) struct Wanted {
     pub(crate) direction: Direction,
     pub(crate) peer: String,
@@ -42,10 +56,32 @@ pub(crate) struct Wanted {
     pub(crate) here: ImageName,
     pub(crate) there: ImageName,
     pub(crate) quote: bool,
+    pub(crate) terms: TransferTerms,
+}
+
+impl Wanted {
+    fn kind(&self) -> JobKind {
+        match (self.quote, self.direction) {
+            (true, _) => JobKind::Quote,
+            (false, Direction::Push) => JobKind::Push,
+            (false, Direction::Pull) => JobKind::Pull,
+        }
+    }
+}
+
+/// How the transfer crate wants to be told.
+pub(super) fn terms_of(terms: &TransferTerms) -> Terms {
+    Terms {
+        compress: terms.compress == Compression::Zstd,
+        rate: terms.rate,
+        verify: !terms.unverified,
+        sample: terms.sample,
+    }
 }
 
 /// Starts the job.
 pub(crate) fn start(daemon: &Arc<Daemon>, wanted: Wanted) -> Result<Job> {
+    terms_of(&wanted.terms).check()?;
     daemon.peers.find(&wanted.peer)?;
     if wanted.direction == Direction::Push {
         daemon.pool.image(&wanted.here)?;
@@ -53,45 +89,83 @@ pub(crate) fn start(daemon: &Arc<Daemon>, wanted: Wanted) -> Result<Job> {
         let message = format!("an image is called {} already", wanted.here);
         return Err(Error::new(ErrorKind::Exists, message));
     }
-    let kind = match (wanted.quote, wanted.direction) {
-        (true, _) => JobKind::Quote,
-        (false, Direction::Push) => JobKind::Push,
-        (false, Direction::Pull) => JobKind::Pull,
-    };
-    let (mover, title) = (Arc::clone(daemon), wanted.here.to_string());
-    let work = move |job: &JobHandle| run(&mover, &wanted, job);
-    daemon.jobs.start(kind, Some(&title), ProgressUnit::Bytes, work)
+    start_job(daemon, wanted, None)
 }
 
-fn run(daemon: &Daemon, wanted: &Wanted, job: &JobHandle) -> Result<JobReport> {
+/// Goes on with what a former run of the daemon had not ended, and removes what nobody goes on with.
+pub(crate) fn take_up(daemon: &Arc<Daemon>) {
+    let orders = daemon.orders.list();
+    let is_sent = |left: &LeftImage| orders.iter().any(|order| order.snapshot == Some(left.id.0));
+    daemon
+        .pool
+        .remove_left(now_unix_s(), |left| left.kind == ImageKind::Snapshot && !is_sent(left));
+    for order in orders {
+        let job = order.job;
+        let started = wanted_of(&order).and_then(|wanted| start_job(daemon, wanted, Some(order)));
+        match started {
+            Ok(_) => tracing::info!(job, "a transfer goes on"),
+            Err(error) => tracing::warn!(job, %error, "a transfer does not go on"),
+        }
+    }
+}
+
+fn wanted_of(order: &KeptOrder) -> Result<Wanted> {
+    Ok(Wanted {
+        direction: if order.push { Direction::Push } else { Direction::Pull },
+        peer: order.peer.clone(),
+        here: ImageName::parse(&order.here)?,
+        there: ImageName::parse(&order.there)?,
+        quote: false,
+        terms: order.terms.clone(),
+    })
+}
+
+fn start_job(daemon: &Arc<Daemon>, wanted: Wanted, kept: Option<KeptOrder>) -> Result<Job> {
+    let (kind, title) = (wanted.kind(), wanted.here.to_string());
+    let (mover, id) = (Arc::clone(daemon), kept.as_ref().map(|order| order.job));
+    let work = move |job: &JobHandle| match wanted.quote {
+        true => quote(&mover, &wanted, job),
+        false => moving::run(&mover, &wanted, kept, job),
+    };
+    daemon.jobs.start_as(id, kind, Some(&title), ProgressUnit::Bytes, work)
+}
+
+fn quote(daemon: &Daemon, wanted: &Wanted, job: &JobHandle) -> Result<JobReport> {
+    let (wire, peer) = call(daemon, wanted)?;
+    let progress = OfJob::new(daemon, job, peer);
+    let caller = progress.caller(wanted, false);
+    let account = match wanted.direction {
+        Direction::Push => {
+            let source = block_on(daemon.pool.hold_snapshot(&wanted.here, false, now_unix_s()))?;
+            push(wire, &caller, &source, &wanted.there)
+        }
+        Direction::Pull => pull(wire, &caller, &wanted.there, &wanted.here),
+    };
+    Ok(JobReport::Transfer(report(&account.map_err(|failed| failed.error)?, true, 0)))
+}
+
+/// A wire to the peer, and its certificate.
+fn call(daemon: &Daemon, wanted: &Wanted) -> Result<(Wire, Fingerprint)> {
     let peer = daemon.peers.find(&wanted.peer)?;
     let fingerprint = Fingerprint::parse(&peer.fingerprint)?;
     let identity = daemon.peers.identity()?;
-    let wire = connect(daemon.peers.runtime(), &identity, &peer.address, fingerprint)
+    let wire = connect(&daemon.peers.runtime()?, &identity, &peer.address, fingerprint)
         .map_err(|error| error.at(format_args!("peer {}", peer.name)))?;
-    let progress = OfJob { daemon, job, peer: fingerprint };
-    let (pool, quote) = (&daemon.pool, wanted.quote);
-    let account = match wanted.direction {
-        Direction::Push => {
-            let source = block_on(pool.hold_snapshot(&wanted.here, now_unix_s()))?;
-            push(wire, pool, &source, &wanted.there, quote, &progress)
-        }
-        Direction::Pull => {
-            let (from, to) = (&wanted.there, &wanted.here);
-            pull(wire, pool, from, to, quote, now_unix_s(), &progress)
-        }
-    };
-    Ok(JobReport::Transfer(report(&account?, quote)))
+    Ok((wire, fingerprint))
 }
 
-fn report(account: &Account, quote: bool) -> TransferReport {
-    let cluster = CLUSTER_SIZE as u64;
+fn report(account: &Account, quote: bool, cuts: u64) -> TransferReport {
+    let bytes = |clusters: u64| clusters.saturating_mul(CLUSTER_SIZE as u64);
     TransferReport {
         quote,
         size_bytes: account.size,
         extents_whole: account.extents_whole,
-        bytes_found: account.clusters_found.saturating_mul(cluster),
-        bytes_missing: account.clusters_sent.saturating_mul(cluster),
+        bytes_found: bytes(account.clusters_found),
+        bytes_repeated: bytes(account.clusters_repeated),
+        bytes_missing: bytes(account.clusters_sent),
+        bytes_damaged: bytes(account.clusters_damaged),
+        bytes_compressed_estimate: account.compressed_estimate,
+        cuts,
         bytes_sent: account.bytes_sent,
         bytes_received: account.bytes_received,
     }
@@ -102,17 +176,50 @@ struct OfJob<'a> {
     daemon: &'a Daemon,
     job: &'a JobHandle,
     peer: Fingerprint,
+    started: Instant,
+    /// What was told last.
+    moved: Cell<Moved>,
+}
+
+impl OfJob<'_> {
+    fn new<'a>(daemon: &'a Daemon, job: &'a JobHandle, peer: Fingerprint) -> OfJob<'a> {
+        OfJob { daemon, job, peer, started: Instant::now(), moved: Cell::default() }
+    }
+
+    fn caller(&self, wanted: &Wanted, again: bool) -> Caller<'_, HostDirectory> {
+        Caller {
+            pool: &self.daemon.pool,
+            terms: terms_of(&wanted.terms),
+            quote: wanted.quote,
+            again,
+            now_unix_s: now_unix_s(),
+            progress: self,
+        }
+    }
 }
 
 impl Progress for OfJob<'_> {
-    fn clusters(&self, done: u64, total: u64) {
+    fn moved(&self, moved: Moved) {
         let cluster = CLUSTER_SIZE as u64;
-        self.job.set_total(total.saturating_mul(cluster));
-        let _ = self.job.progress(done.saturating_mul(cluster)); // asked for below
+        self.moved.set(moved);
+        self.job.set_total(moved.total.saturating_mul(cluster));
+        let _ = self.job.progress(moved.done.saturating_mul(cluster)); // asked for below
+        let seconds = self.started.elapsed().as_secs_f64();
+        let left = moved.total.saturating_sub(moved.done) as f64;
+        self.job.set_transfer(TransferProgress {
+            bytes_moved: moved.bytes,
+            bytes_saved: moved.saved.saturating_mul(cluster),
+            rate: (moved.bytes as f64 / seconds.max(0.001)) as u64,
+            seconds_left: (moved.done > 0).then(|| (seconds * left / moved.done as f64) as u64),
+        });
     }
 
     fn is_cancelled(&self) -> bool {
         self.job.is_cancelled() || self.daemon.peers.known(&self.peer).is_none()
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.job.is_stopping()
     }
 }
 
@@ -134,7 +241,7 @@ impl Host for Answers {
             |wire: &Mutex<Option<Wire>>| wire.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (daemon, given) = (Arc::clone(&self.daemon), Arc::clone(&wire));
         let work = move |job: &JobHandle| match take(&given) {
-            Some(wire) => run_answer(&daemon, peer, &name, allowed, wire, job),
+            Some(wire) => run_answer(&daemon, peer, &name, &allowed, wire, job),
             None => Err(Error::new(ErrorKind::Io, "the call is gone")),
         };
         let started = self.daemon.jobs.start(JobKind::Answer, None, ProgressUnit::Bytes, work);
@@ -154,12 +261,12 @@ fn run_answer(
     daemon: &Daemon,
     peer: Fingerprint,
     name: &str,
-    allowed: Allowed,
+    allowed: &Allowed,
     wire: Wire,
     job: &JobHandle,
 ) -> Result<JobReport> {
-    let progress = OfJob { daemon, job, peer };
-    let quote = std::cell::Cell::new(false);
+    let progress = OfJob::new(daemon, job, peer);
+    let quote = Cell::new(false);
     let noted = |order: &Order| {
         quote.set(order.quote);
         let verb = match order.direction {
@@ -170,6 +277,6 @@ fn run_answer(
         tracing::info!(peer = name, image = %order.image, "{wants}");
         job.note(format!("{name} {wants} {}", order.image));
     };
-    let account = answer(wire, &daemon.pool, allowed, now_unix_s(), &progress, noted)?;
-    Ok(JobReport::Transfer(report(&account, quote.get())))
+    let account = answer(wire, &daemon.pool, allowed, now_unix_s(), &progress, noted);
+    Ok(JobReport::Transfer(report(&account.map_err(|failed| failed.error)?, quote.get(), 0)))
 }

@@ -7,9 +7,13 @@ use blockyard_api::{Client, Job, JobKind, JobReport, JobState};
 use blockyard_block::{Error, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// One answer about a job takes at most this long.
 const WAIT_MS: u64 = 200;
+/// The daemon of a transfer may be away for this long.
+const DAEMON_WAIT: Duration = Duration::from_secs(300);
 
 /// Waits until the job has ended and returns its report. `what` names it: `import`.
 pub(crate) fn wait(client: &mut Client, started: Job, what: &str) -> Result<Option<JobReport>> {
@@ -17,16 +21,22 @@ pub(crate) fn wait(client: &mut Client, started: Job, what: &str) -> Result<Opti
     let mut progress = Progress::new(what, started.unit);
     let mut job = started;
     let mut cancelling = false;
+    let mut told: Vec<String> = Vec::new();
     while job.state == JobState::Running {
         if interrupted.load(Ordering::Relaxed) && !cancelling {
             cancelling = true;
             client.cancel_job(job.id)?;
         }
-        job = client.job(job.id, WAIT_MS)?;
-        progress.show(job.done, job.total);
+        job = ask_again(client, &job)?;
+        progress.show_job(&job);
+        if let Some(new) = job.notes.last().filter(|new| !told.contains(new)) {
+            progress.end();
+            eprintln!("note: {new}");
+            told.push(new.clone());
+        }
     }
     progress.end();
-    for note in &job.notes {
+    for note in job.notes.iter().filter(|note| !told.contains(note)) {
         eprintln!("note: {note}");
     }
     match job.state {
@@ -36,6 +46,36 @@ pub(crate) fn wait(client: &mut Client, started: Job, what: &str) -> Result<Opti
             Err(job.error.map_or_else(unexplained, Error::from).into())
         }
         JobState::Done | JobState::Running => Ok(job.report),
+    }
+}
+
+/// The job now. A transfer outlives its daemon: the next one is waited for.
+fn ask_again(client: &mut Client, job: &Job) -> Result<Job> {
+    let outlives = matches!(job.kind, JobKind::Push | JobKind::Pull);
+    let started = Instant::now();
+    let mut told = false;
+    loop {
+        let error = match client.job(job.id, WAIT_MS) {
+            Ok(found) if (found.kind, &found.image) == (job.kind, &job.image) => return Ok(found),
+            Ok(_) => Error::new(ErrorKind::NotFound, "the daemon was started anew"),
+            Err(error) => error,
+        };
+        match error.kind() {
+            ErrorKind::ShutDown | ErrorKind::Io if outlives && started.elapsed() < DAEMON_WAIT => {}
+            ErrorKind::NotFound if told => {
+                let message =
+                    "the transfer had ended when its daemon did: see whether the image is there";
+                return Err(Error::new(ErrorKind::NotFound, message).into());
+            }
+            _ => return Err(error.into()),
+        }
+        if !told {
+            eprintln!(
+                "note: the daemon does not answer; the transfer goes on when it is started again"
+            );
+        }
+        told = true;
+        thread::sleep(Duration::from_millis(WAIT_MS));
     }
 }
 
@@ -78,6 +118,7 @@ mod tests {
             unit: ProgressUnit::Clusters,
             done: 12,
             total: Some(40),
+            transfer: None,
             notes: Vec::new(),
             error: None,
             report: None,

@@ -3,7 +3,7 @@
 //! Nothing is shown for work that ends within two seconds.
 
 use crate::size;
-use blockyard_api::ProgressUnit;
+use blockyard_api::{Job, ProgressUnit, TransferProgress};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -32,6 +32,15 @@ impl Progress<'_> {
 
     /// So much of the total is done, as far as that is known.
     pub(crate) fn show(&mut self, done: u64, total: Option<u64>) {
+        self.show_with(done, total, None);
+    }
+
+    /// How far a job is.
+    pub(crate) fn show_job(&mut self, job: &Job) {
+        self.show_with(job.done, job.total, job.transfer.as_ref());
+    }
+
+    fn show_with(&mut self, done: u64, total: Option<u64>, transfer: Option<&TransferProgress>) {
         if self.started.elapsed() < SILENCE {
             return;
         }
@@ -40,9 +49,13 @@ impl Progress<'_> {
             let bar = self.bar.get_or_insert_with(new_bar);
             bar.set_length(total.unwrap_or(done).max(done));
             bar.set_position(done);
+            if let Some(transfer) = transfer {
+                bar.set_message(format!("{}{}", self.what, of_transfer(transfer)));
+            }
         } else if self.last_line.elapsed() >= LINE_EVERY {
             self.last_line = Instant::now();
-            eprintln!("{}", line(self.what, self.unit, done, total));
+            let transfer = transfer.map(of_transfer).unwrap_or_default();
+            eprintln!("{}{transfer}", line(self.what, self.unit, done, total));
         }
     }
 
@@ -66,6 +79,13 @@ fn new_bar(what: &str, unit: ProgressUnit, known: bool, started: Instant) -> Pro
         bar.set_style(style);
     }
     bar.with_message(what.to_owned())
+}
+
+/// `, 3.0 GiB saved, 80.0 MiB/s, 12 s left`
+fn of_transfer(transfer: &TransferProgress) -> String {
+    let (saved, rate) = (size::human(transfer.bytes_saved), size::human(transfer.rate));
+    let left = transfer.seconds_left.map(|seconds| format!(", {seconds} s left"));
+    format!(", {saved} saved, {rate}/s{}", left.unwrap_or_default())
 }
 
 /// `import: 512.0 MiB of 2.0 GiB`, `scrub: 512 of 1024 clusters`

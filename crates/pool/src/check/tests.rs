@@ -61,6 +61,7 @@ fn image(id: u64, name: &str, size: u64, page: u64) -> (RecordKey, Vec<u8>) {
         name: ImageName::parse(name).unwrap(),
         kind: ImageKind::Writable,
         hidden: false,
+        kept: false,
         size,
         created_unix_s: 0,
         pages,

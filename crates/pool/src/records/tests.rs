@@ -19,6 +19,7 @@ fn samples() -> Vec<Vec<u8>> {
             name: ImageName::parse("web").unwrap(),
             kind: ImageKind::Snapshot,
             hidden: false,
+            kept: false,
             size: 3 << 30,
             created_unix_s: 1,
             pages: vec![Some(MapPageId(4)), None],

@@ -16,6 +16,12 @@ use blockyard_block::{
 use blockyard_io::{Directory, Disk};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Lists of all images being received take at most this part of the pool's capacity, and may always take
+/// [`LIST_BYTES_MIN`]: an image whose lists take more claims to hold four times what the pool may hold.
+const LIST_SHARE: u64 = 32;
+const LIST_BYTES_MIN: u64 = 8 << 20;
 
 /// Called again and again during long work; its error ends the work.
 pub type Working<'a> = &'a mut dyn FnMut() -> Result<()>;
@@ -35,12 +41,19 @@ pub struct Lookup<D: Directory> {
     size: u64,
     lists: Option<D::Disk>,
     lists_name: String,
+    /// What the list takes, as accounted for.
+    list_bytes: u64,
+    /// Of the pool, in bytes.
+    capacity: u64,
     /// The extents whose lists were added, in order.
     pub(super) indices: Vec<u64>,
     wanted: Option<Sorter<D>>,
     wanted_count: u64,
     found: Option<Sorted<D>>,
     found_count: u64,
+    /// What is stored nowhere and comes once: its later places in the image.
+    repeated: Option<Sorted<D>>,
+    repeated_count: u64,
 }
 
 impl<D: Directory> Lookup<D> {
@@ -53,11 +66,15 @@ impl<D: Directory> Lookup<D> {
             size,
             lists: None,
             lists_name,
+            list_bytes: 0,
+            capacity: 0,
             indices: Vec::new(),
             wanted: Some(wanted),
             wanted_count: 0,
             found: None,
             found_count: 0,
+            repeated: None,
+            repeated_count: 0,
         }
     }
 
@@ -66,7 +83,7 @@ impl<D: Directory> Lookup<D> {
     }
 
     /// A SHA-1 pool believes no hash that another made: chosen-prefix collisions are practical (I9).
-    fn believes_hashes(&self) -> bool {
+    pub(super) fn believes_hashes(&self) -> bool {
         self.algorithm() != HashAlgorithm::Sha1
     }
 
@@ -158,13 +175,14 @@ impl<D: Directory> Lookup<D> {
         if hashes.summary(self.algorithm()) != summary {
             return Err(lie(&format!("the hashes of extent {index} do not have its summary")));
         }
+        self.account_list()?;
         let in_image = self.clusters_in(index);
         for (slot, hash) in hashes.iter() {
             if slot >= in_image {
                 return Err(lie(&format!("extent {index} has data behind the end of the image")));
             }
             self.wanted_count += 1;
-            if self.believes_hashes() && !self.is_cut(index, slot) {
+            if !self.is_cut(index, slot) {
                 let value = index * EXTENT_CLUSTERS as u64 + slot as u64;
                 let record = Record { key: key_of(&hash), value };
                 match &mut self.wanted {
@@ -176,6 +194,27 @@ impl<D: Directory> Lookup<D> {
         self.append(&hashes).await?;
         self.indices.push(index);
         Ok(())
+    }
+
+    /// Another list, if there may be one.
+    fn account_list(&mut self) -> Result<()> {
+        let bytes = ExtentHashes::BYTES as u64;
+        if self.list_bytes == 0 {
+            self.capacity = self.pool.status()?.bytes_capacity;
+        }
+        let capacity = self.capacity;
+        let most = (capacity / LIST_SHARE).max(LIST_BYTES_MIN);
+        let before = self.pool.list_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.list_bytes += bytes;
+        match before + bytes <= most {
+            true => Ok(()),
+            false => Err(Error::new(
+                ErrorKind::NoSpace,
+                format!(
+                    "the lists of images being received would take more than {most} bytes: the image is too large for a pool that may hold {capacity} bytes"
+                ),
+            )),
+        }
     }
 
     async fn append(&mut self, hashes: &ExtentHashes) -> Result<()> {
@@ -206,17 +245,22 @@ impl<D: Directory> Lookup<D> {
         let wanted = wanted.finish();
         let mut stored = self.pool.new_sorter();
         let mut found = self.pool.new_sorter();
+        let mut repeated = self.pool.new_sorter();
         let mut result = match self.wanted_count {
             0 => Ok(()),
             _ => self.scan(&wanted, &mut stored, working).await,
         };
         let stored = stored.finish();
         if result.is_ok() {
-            result = join(&wanted, &stored, &mut found).await.map(|count| self.found_count = count);
+            let believed = self.believes_hashes().then_some(&mut repeated);
+            result = join(&wanted, &stored, &mut found, believed)
+                .await
+                .map(|counts| (self.found_count, self.repeated_count) = counts);
         }
         stored.discard().await;
         wanted.discard().await;
         self.found = Some(found.finish());
+        self.repeated = Some(repeated.finish());
         result
     }
 
@@ -246,6 +290,10 @@ impl<D: Directory> Lookup<D> {
         self.found.as_ref().map(Sorted::merge)
     }
 
+    pub(super) fn repeats(&self) -> Option<Merge<D>> {
+        self.repeated.as_ref().map(Sorted::merge)
+    }
+
     /// Clusters with data in the extents that were added.
     pub fn wanted_count(&self) -> u64 {
         self.wanted_count
@@ -254,6 +302,11 @@ impl<D: Directory> Lookup<D> {
     /// Of these, those that the pool stores somewhere.
     pub fn found_count(&self) -> u64 {
         self.found_count
+    }
+
+    /// Of those that it does not, the ones whose content an earlier one has: they need not come.
+    pub fn repeated_count(&self) -> u64 {
+        self.repeated_count
     }
 
     /// Removes what lies on disk.
@@ -268,20 +321,31 @@ impl<D: Directory> Lookup<D> {
         if let Some(found) = self.found.take() {
             found.discard().await;
         }
+        if let Some(repeated) = self.repeated.take() {
+            repeated.discard().await;
+        }
         if self.lists.take().is_some() {
             let _ = self.pool.directory.remove(&self.lists_name).await;
         }
     }
 }
 
-/// For each wanted hash that is stored, its place in the image and the first cluster that has it; returns how
-/// many.
+impl<D: Directory> Drop for Lookup<D> {
+    fn drop(&mut self) {
+        self.pool.list_bytes.fetch_sub(self.list_bytes, Ordering::Relaxed);
+    }
+}
+
+/// For each wanted hash that is stored, its place in the image and the first cluster that has it; for each other
+/// that was wanted before, its place and the first one. Returns how many of both.
 async fn join<D: Directory>(
     wanted: &Sorted<D>,
     stored: &Sorted<D>,
     found: &mut Sorter<D>,
-) -> Result<u64> {
-    let mut count = 0;
+    mut repeated: Option<&mut Sorter<D>>,
+) -> Result<(u64, u64)> {
+    let mut counts = (0, 0);
+    let mut missing: Option<Record> = None;
     let (mut wanted, mut stored) = (wanted.merge(), stored.merge());
     let mut head = stored.next().await?;
     while let Some(want) = wanted.next().await? {
@@ -290,10 +354,18 @@ async fn join<D: Directory>(
         }
         if let Some(stored) = head.filter(|stored| stored.key == want.key) {
             found.push(Record { key: [want.value, stored.value], value: 0 }).await?;
-            count += 1;
+            counts.0 += 1;
+            continue;
+        }
+        match (missing.filter(|first| first.key == want.key), &mut repeated) {
+            (Some(first), Some(repeated)) => {
+                repeated.push(Record { key: [want.value, first.value], value: 0 }).await?;
+                counts.1 += 1;
+            }
+            _ => missing = Some(want),
         }
     }
-    Ok(count)
+    Ok(counts)
 }
 
 /// Place in the image, in clusters, and the cluster that seems to have that content.
@@ -302,12 +374,11 @@ pub(super) fn hit_of(record: &Record) -> (u64, ClusterIndex) {
 }
 
 impl<D: Directory> Pool<D> {
-    /// The map pages of all visible images, with their number in the image.
+    /// The map pages of all images, hidden ones too, with their number in the image.
     fn all_pages(&self) -> Vec<(ImageId, u64, MapPageId)> {
         let state = self.lock();
         let mut pages = Vec::new();
-        for image in state.names.values() {
-            let Ok(found) = state.image(*image) else { continue };
+        for (image, found) in &state.images {
             let numbered = found.record.pages.iter().zip(0u64..);
             pages.extend(numbered.filter_map(|(page, number)| Some((*image, number, (*page)?))));
         }

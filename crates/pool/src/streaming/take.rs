@@ -21,9 +21,10 @@ use crate::records::RecordKey;
 use crate::regions::Watch;
 use crate::state::{State, run_clusters};
 use blockyard_block::{
-    ClusterIndex, ContentHash, EXTENT_CLUSTERS, ExtentId, ImageId, MAP_PAGE_EXTENTS, Result,
+    BufferMut, CLUSTER_SIZE, ClusterIndex, ContentHash, EXTENT_CLUSTERS, ExtentId, ImageId,
+    MAP_PAGE_EXTENTS, Result, keyed_hash,
 };
-use blockyard_io::Directory;
+use blockyard_io::{Directory, Disk};
 use std::ops::Range;
 
 /// A slot that shall refer to a cluster that seems to have its content, which `user` shows.
@@ -33,6 +34,15 @@ pub(super) struct Candidate {
     pub(super) hash: ContentHash,
     pub(super) cluster: ClusterIndex,
     pub(super) user: User,
+    /// What its content must prove to have besides the hash, if the hash alone is not believed.
+    pub(super) proof: Option<Proof>,
+}
+
+/// The keyed BLAKE3 of a cluster, under a key that nobody knew when its content was made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Proof {
+    pub(super) key: [u8; 32],
+    pub(super) hash: ContentHash,
 }
 
 struct HeldCandidate {
@@ -130,6 +140,11 @@ impl<D: Directory> Pool<D> {
             // Damage of the hash table is told where it is scrubbed or read; here it is no hit.
             let known = self.known_in_order(candidate.cluster, &mut copies).await;
             held.equal = matches!(known, Ok(Known::Hash(hash)) if hash == candidate.hash);
+            if held.equal
+                && let Some(proof) = candidate.proof
+            {
+                held.equal = self.proves(candidate.cluster, proof).await;
+            }
         }
         let growth = self.lock().metadata_growth(image, index, batch.len());
         let mut state = self.lock_with_room(growth).await?;
@@ -145,6 +160,13 @@ impl<D: Directory> Pool<D> {
         state.seal();
         self.wake_wanted(state);
         Ok(())
+    }
+
+    /// A cluster that cannot be read proves nothing.
+    async fn proves(&self, cluster: ClusterIndex, proof: Proof) -> bool {
+        let place = cluster.data_offset();
+        let (result, bytes) = self.data.read(place, BufferMut::zeroed(CLUSTER_SIZE)).await;
+        result.is_ok() && keyed_hash(&proof.key, &bytes) == proof.hash
     }
 
     fn hold_candidates(&self, batch: &[Candidate]) -> Result<Held<'_, D>> {

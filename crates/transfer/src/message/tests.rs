@@ -46,8 +46,8 @@ fn lists_and_bits_come_back_as_they_were() {
 #[test]
 fn a_failure_keeps_its_kind_and_is_cut_at_a_character() {
     let error = Error::new(ErrorKind::NoSpace, "ä".repeat(3000));
-    match there_and_back(Message::failure(&error)) {
-        Message::Failure { kind, message } => {
+    match there_and_back(Message::failure(&error, true)) {
+        Message::Failure { kind, message, again: true } => {
             assert_eq!((kind, message), (ErrorKind::NoSpace, "ä".repeat(1000)));
         }
         other => panic!("{}", other.name()),
@@ -66,10 +66,15 @@ fn what_contradicts_itself_is_refused() {
         })
     };
     let clusters = |first_slot, bytes| {
-        Kind::Clusters(v1::Clusters { index: 0, first_slot, data: vec![0; bytes].into() })
+        Kind::Clusters(v1::Clusters {
+            index: 0,
+            first_slot,
+            data: vec![0; bytes].into(),
+            compressed: 0,
+        })
     };
     let order = |direction, image: &str| {
-        Kind::Order(v1::Order { direction, image: image.to_owned(), quote: false })
+        Kind::Order(v1::Order { direction, image: image.to_owned(), ..v1::Order::default() })
     };
     let hello = |hash: String, id: usize| {
         Kind::Hello(v1::Hello { version: 1, hash, pool: vec![1; id].into() })
@@ -96,7 +101,11 @@ fn what_contradicts_itself_is_refused() {
         clusters(u32::MAX, 4096),
         clusters(0, 257 * 4096),
         Kind::Finish(v1::Finish { digest: vec![0; 31].into() }),
-        Kind::Failure(v1::Failure { kind: "I/O error".into(), message: "x".repeat(2001) }),
+        Kind::Failure(v1::Failure {
+            kind: "I/O error".into(),
+            message: "x".repeat(2001),
+            again: false,
+        }),
     ];
     for (number, kind) in wrong.into_iter().enumerate() {
         let refused = Message::decode(v1::Message { kind: Some(kind) });

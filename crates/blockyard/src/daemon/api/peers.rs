@@ -48,7 +48,8 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Sends an image as it is now to a peer, as a job. Only what the peer lacks crosses; cut off, nothing is left there.
+/// Sends an image as it is now to a peer, as a job. Only what the peer lacks crosses; cut off, also by a restart of either
+/// daemon, it goes on.
 #[utoipa::path(post, path = "/v1/images/{name}/push", params(("name" = String, Path)),
     request_body = PushImage,
     responses((status = 202, body = Job), (status = "4XX", body = ErrorBody)))]
@@ -59,13 +60,14 @@ pub(super) async fn push(
 ) -> Result<(StatusCode, Json<Job>), Failure> {
     let here = image_name(&name)?;
     let there = image_name(request.target.as_deref().unwrap_or(&name))?;
-    let (peer, quote) = (request.peer, request.quote);
-    let wanted = Wanted { direction: Direction::Push, peer, here, there, quote };
+    let (peer, quote, terms) = (request.peer, request.quote, request.terms);
+    let wanted = Wanted { direction: Direction::Push, peer, here, there, quote, terms };
     let job = blocking(daemon, move |daemon| transfers::start(daemon, wanted)).await?;
     Ok((StatusCode::ACCEPTED, Json(job)))
 }
 
-/// Makes this image of one that a peer has, as a job. Only what is missing here crosses; cut off, nothing is left.
+/// Makes this image of one that a peer has, as a job. Only what is missing here crosses; cut off, also by a restart of
+/// either daemon, it goes on.
 #[utoipa::path(post, path = "/v1/images/{name}/pull", params(("name" = String, Path)),
     request_body = PullImage,
     responses((status = 202, body = Job), (status = "4XX", body = ErrorBody)))]
@@ -76,8 +78,8 @@ pub(super) async fn pull(
 ) -> Result<(StatusCode, Json<Job>), Failure> {
     let here = image_name(&name)?;
     let there = image_name(request.source.as_deref().unwrap_or(&name))?;
-    let (peer, quote) = (request.peer, request.quote);
-    let wanted = Wanted { direction: Direction::Pull, peer, here, there, quote };
+    let (peer, quote, terms) = (request.peer, request.quote, request.terms);
+    let wanted = Wanted { direction: Direction::Pull, peer, here, there, quote, terms };
     let job = blocking(daemon, move |daemon| transfers::start(daemon, wanted)).await?;
     Ok((StatusCode::ACCEPTED, Json(job)))
 }

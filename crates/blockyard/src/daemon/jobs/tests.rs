@@ -1,6 +1,6 @@
 //! Jobs end, are told apart, are cancelled and forgotten.
 
-use super::{FINISHED_KEPT, Jobs, RUNNING_MAX};
+use super::{ANSWERS_MAX, FINISHED_KEPT, Jobs, RUNNING_MAX};
 use blockyard_api::{JobKind, JobReport, JobState, ProgressUnit, ScrubReport};
 use blockyard_block::{Error, ErrorKind};
 use std::sync::Arc;
@@ -19,7 +19,11 @@ fn report() -> JobReport {
 }
 
 fn start_endless(jobs: &Arc<Jobs>) -> Result<blockyard_api::Job, Error> {
-    jobs.start(JobKind::Import, Some("web"), ProgressUnit::Bytes, |job| {
+    start_endless_of(jobs, JobKind::Import)
+}
+
+fn start_endless_of(jobs: &Arc<Jobs>, kind: JobKind) -> Result<blockyard_api::Job, Error> {
+    jobs.start(kind, Some("web"), ProgressUnit::Bytes, |job| {
         job.set_total(100);
         loop {
             job.progress(50)?;
@@ -81,4 +85,24 @@ fn old_jobs_are_forgotten_and_unknown_ones_not_found() {
     assert!(jobs.list().len() <= FINISHED_KEPT + 1);
     assert_eq!(jobs.get(1, LONG).unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(jobs.cancel(1).unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn what_peers_ask_for_takes_no_place_of_users() {
+    let jobs = Arc::<Jobs>::default();
+    let import = start_endless(&jobs).unwrap();
+    jobs.cancel(import.id).unwrap();
+    jobs.get(import.id, LONG).unwrap();
+    for _ in 0..FINISHED_KEPT + ANSWERS_MAX {
+        let ended = jobs.start(JobKind::Answer, None, ProgressUnit::Bytes, |_| Ok(report()));
+        jobs.get(ended.unwrap().id, LONG).unwrap();
+    }
+    jobs.get(import.id, Duration::ZERO).expect("peers make the daemon forget nobody else's jobs");
+    for _ in 0..ANSWERS_MAX {
+        start_endless_of(&jobs, JobKind::Answer).unwrap();
+    }
+    let refused = start_endless_of(&jobs, JobKind::Answer).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Busy);
+    start_endless(&jobs).unwrap();
+    assert!(jobs.stop(LONG));
 }

@@ -1,0 +1,176 @@
+//! A push or a pull that a user asked for: it goes on after cuts, and in the next run of the daemon.
+
+use super::{OfJob, Wanted, call, report};
+use crate::daemon::Daemon;
+use crate::daemon::jobs::JobHandle;
+use crate::daemon::orders::KeptOrder;
+use crate::daemon::storage::now_unix_s;
+use blockyard_api::JobReport;
+use blockyard_block::{Error, ErrorKind, ImageId, Result};
+use blockyard_io::HostDirectory;
+use blockyard_pool::Volume;
+use blockyard_transfer::{Account, Direction, Failed, give_up, pull, push};
+use pollster::block_on;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A transfer that was cut off is tried again until nothing has come for this long.
+const RETRY_TIME: Duration = Duration::from_secs(600);
+const WAIT_FIRST: Duration = Duration::from_secs(1);
+const WAIT_MAX: Duration = Duration::from_secs(30);
+/// Cancelling is noticed within this time.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// `kept` is the order of a former run.
+pub(super) fn run(
+    daemon: &Daemon,
+    wanted: &Wanted,
+    kept: Option<KeptOrder>,
+    job: &JobHandle,
+) -> Result<JobReport> {
+    let mut moving = Moving { daemon, wanted, job, again: kept.is_some(), cuts: 0 };
+    let source = match moving.begin(kept) {
+        Ok(source) => source,
+        Err(error) => {
+            daemon.orders.forget(job.id())?;
+            return Err(error);
+        }
+    };
+    match moving.until_done(source.as_ref()) {
+        Ok(account) => {
+            daemon.orders.forget(job.id())?;
+            Ok(JobReport::Transfer(report(&account, false, moving.cuts)))
+        }
+        Err(failed) if failed.cut && job.is_stopping() => {
+            // The next run goes on with it.
+            if let Some(source) = source {
+                source.leave(now_unix_s());
+            }
+            Err(failed.error)
+        }
+        Err(failed) => {
+            daemon.orders.forget(job.id())?;
+            if !failed.cut || job.is_cancelled() {
+                moving.leave_nothing();
+            }
+            Err(failed.error)
+        }
+    }
+}
+
+struct Moving<'a> {
+    daemon: &'a Daemon,
+    wanted: &'a Wanted,
+    job: &'a JobHandle,
+    /// The peer has been called for it.
+    again: bool,
+    cuts: u64,
+}
+
+impl Moving<'_> {
+    /// The snapshot that is sent, and the order on disk. In this sequence a crash between the two leaves a snapshot
+    /// that nobody refers to, which the next start removes.
+    fn begin(&self, kept: Option<KeptOrder>) -> Result<Option<Volume<HostDirectory>>> {
+        let (daemon, wanted) = (self.daemon, self.wanted);
+        let push = wanted.direction == Direction::Push;
+        let known = kept.and_then(|order| order.snapshot).map(ImageId);
+        let left = known.and_then(|id| daemon.pool.take_up_snapshot(id).ok());
+        let source = match left {
+            Some(source) => Some(source),
+            None if push => {
+                Some(block_on(daemon.pool.hold_snapshot(&wanted.here, true, now_unix_s()))?)
+            }
+            None => None,
+        };
+        daemon.orders.keep(&KeptOrder {
+            job: self.job.id(),
+            push,
+            peer: wanted.peer.clone(),
+            here: wanted.here.to_string(),
+            there: wanted.there.to_string(),
+            terms: wanted.terms.clone(),
+            snapshot: source.as_ref().map(|source| source.id().0),
+        })?;
+        Ok(source)
+    }
+
+    /// Tries until it is done, fails for good, or was tried for long enough.
+    fn until_done(&mut self, source: Option<&Volume<HostDirectory>>) -> Result<Account, Failed> {
+        let (mut wait, mut came) = (WAIT_FIRST, Instant::now());
+        let (mut bytes_sent, mut bytes_received, mut clusters_sent) = (0, 0, 0);
+        loop {
+            let (done, moved) = self.once(source);
+            let failed = match done {
+                Ok(account) => {
+                    return Ok(Account {
+                        bytes_sent: account.bytes_sent + bytes_sent,
+                        bytes_received: account.bytes_received + bytes_received,
+                        clusters_sent: account.clusters_sent + clusters_sent,
+                        ..account
+                    });
+                }
+                Err(failed) => failed,
+            };
+            bytes_sent += failed.bytes_sent;
+            bytes_received += failed.bytes_received;
+            clusters_sent += moved;
+            if moved > 0 {
+                (wait, came) = (WAIT_FIRST, Instant::now());
+            }
+            let ends = self.job.is_cancelled() || came.elapsed() > RETRY_TIME;
+            if !failed.cut || ends {
+                return Err(failed);
+            }
+            self.cuts += 1;
+            let (cuts, error, seconds) = (self.cuts, &failed.error, wait.as_secs());
+            self.job.note(format!("cut off ({cuts}): {error}; it goes on in {seconds} s"));
+            self.sleep(wait)?;
+            wait = (2 * wait).min(WAIT_MAX);
+        }
+    }
+
+    /// One call, and how many clusters came of it.
+    fn once(&mut self, source: Option<&Volume<HostDirectory>>) -> (Result<Account, Failed>, u64) {
+        let (wire, peer) = match call(self.daemon, self.wanted) {
+            Ok(called) => called,
+            Err(error) => {
+                let cut = self.again && error.kind() == ErrorKind::Io;
+                return (Err(Failed::early(error, cut)), 0);
+            }
+        };
+        let progress = OfJob::new(self.daemon, self.job, peer);
+        let caller = progress.caller(self.wanted, self.again);
+        self.again = true;
+        let done = match source {
+            Some(source) => push(wire, &caller, source, &self.wanted.there),
+            None => pull(wire, &caller, &self.wanted.there, &self.wanted.here),
+        };
+        (done, progress.moved.get().done)
+    }
+
+    fn sleep(&self, time: Duration) -> Result<(), Failed> {
+        let deadline = Instant::now() + time;
+        while Instant::now() < deadline {
+            if self.job.is_stopping() {
+                let error = Error::new(ErrorKind::ShutDown, "the daemon is going away");
+                return Err(Failed::early(error, true));
+            }
+            self.job.check()?;
+            thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    /// The receiver forgets what came before.
+    fn leave_nothing(&self) {
+        if self.wanted.direction == Direction::Pull {
+            return self.daemon.pool.remove_parts(&self.wanted.here);
+        }
+        // It may know already; if it cannot be reached it forgets the part after a day.
+        if self.cuts > 0
+            && let Ok((wire, _)) = call(self.daemon, self.wanted)
+        {
+            give_up(wire, &self.daemon.pool, &self.wanted.there);
+        }
+    }
+}
