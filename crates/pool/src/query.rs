@@ -262,6 +262,14 @@ impl<D: Directory> Pool<D> {
             }
         }
         runs.sort_unstable();
+        // A snapshot and its source may share a part of theirs.
+        runs.dedup_by(|next, run| {
+            let overlaps = next.0.0 < run.0.0 + run.1;
+            if overlaps {
+                run.1 = run.1.max(next.0.0 + next.1 - run.0.0);
+            }
+            overlaps
+        });
         runs
     }
 
