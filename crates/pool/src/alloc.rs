@@ -80,8 +80,13 @@ pub(crate) struct Allocator {
     clusters_blocked: u64,
     clusters_max: u64,
     regions_max: u32,
+    /// Regions that the file system has given space for.
+    provisioned_count: u64,
     turnover: u64,
 }
+
+/// So many clusters may be free in regions in use before copies of extents have to do without homes.
+const COPIES_FREELY: u64 = 16 * EXTENT_CLUSTERS as u64;
 
 impl Allocator {
     /// At most `clusters_max` clusters in regions 1 to `regions_max`.
@@ -95,6 +100,7 @@ impl Allocator {
             clusters_blocked: 0,
             clusters_max,
             regions_max,
+            provisioned_count: 0,
             turnover: 0,
         };
         allocator.cover(RegionIndex(0));
@@ -286,11 +292,20 @@ impl Allocator {
         }
     }
 
+    /// Whether the copy of a shared extent may claim a home. A copy fills little of one: many snapshots under
+    /// scattered writes would take 4 MiB for each cluster that is written. So copies claim none while
+    /// regions in use hold as much free space as data; what they write is then packed into regions of nobody's.
+    pub(crate) fn copies_may_claim(&self) -> bool {
+        let taken = self.provisioned_count - self.free.len() as u64;
+        taken * EXTENT_CLUSTERS as u64 <= 2 * self.clusters_used + COPIES_FREELY
+    }
+
     /// The file system has given space for the region.
     pub(crate) fn provision(&mut self, region: RegionIndex) {
         assert!(region.0 > 0, "the header region is never allocated from");
         self.cover(region);
-        self.regions[region.0 as usize].provisioned = true;
+        let entry = &mut self.regions[region.0 as usize];
+        self.provisioned_count += u64::from(!std::mem::replace(&mut entry.provisioned, true));
         self.reclassify(region);
     }
 
@@ -305,6 +320,7 @@ impl Allocator {
             return false;
         }
         entry.provisioned = false;
+        self.provisioned_count -= 1;
         self.reclassify(region);
         true
     }
@@ -392,6 +408,28 @@ mod tests {
             handed_out += 1;
         }
         assert_eq!(handed_out, 2 * 1024 - 1);
+    }
+
+    #[test]
+    fn copies_claim_homes_only_while_the_free_part_of_regions_in_use_is_small() {
+        let mut allocator = Allocator::new(1 << 20, 64);
+        (1..=64).for_each(|region| allocator.provision(RegionIndex(region)));
+        let mut copies = 0;
+        while allocator.copies_may_claim() {
+            copies += 1;
+            let home = allocator.claim_home(ExtentId(copies)).unwrap();
+            assert!(allocator.allocate_at(home.cluster(7)));
+            allocator.add_reference(home.cluster(7));
+            allocator.unblock(home.cluster(7));
+        }
+        assert_eq!(copies, 17);
+        (1..=copies).for_each(|copy| {
+            let region = RegionIndex(copy as u32);
+            allocator.release_home(region, ExtentId(copy));
+            allocator.drop_reference(region.cluster(7));
+            assert!(allocator.withdraw(region));
+        });
+        assert!(allocator.copies_may_claim());
     }
 
     #[test]

@@ -58,7 +58,8 @@ impl State {
             }
             shared => {
                 let id = ExtentId(self.new_id());
-                let home = self.allocator.claim_home(id);
+                let may_claim = shared.is_none() || self.allocator.copies_may_claim();
+                let home = may_claim.then(|| self.allocator.claim_home(id)).flatten();
                 let extent = match shared {
                     Some(shared) => self.extents[&shared].extent.copy_with_home(home),
                     None => Extent::empty(home),
