@@ -127,10 +127,11 @@ async fn serve(plan: Plan, storage: &Storage, to_peers: &Arc<PeerRuntime>) -> Re
     let api = tokio::spawn(api::serve(api_socket.listener()?, Arc::clone(&daemon), stopping));
     drop(tokio::spawn(high_water::watch(Arc::clone(&daemon))));
     let (stop_peers, peers_stop) = watch::channel(false);
+    // Before peers can ask: these keep the numbers that their jobs had.
+    transfers::take_up(&daemon);
     if let Some(listener) = daemon.peers.listener()? {
         transfers::listen(&daemon, listener, peers_stop)?;
     }
-    transfers::take_up(&daemon);
     drop(tokio::spawn(transfers::watch_left(Arc::clone(&daemon))));
     announce(&daemon);
 

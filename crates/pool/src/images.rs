@@ -96,6 +96,11 @@ impl<D: Directory> Pool<D> {
         Ok(id)
     }
 
+    /// Returns when all that is visible now is durable.
+    pub async fn make_durable(&self) -> Result<()> {
+        self.commit_now().await
+    }
+
     fn record_length(&self, id: ImageId) -> Result<usize> {
         Ok(self.lock().image(id)?.record.encoded_length())
     }
@@ -162,7 +167,7 @@ impl<D: Directory> Pool<D> {
     /// Growing is always allowed; shrinking is `Busy` while clients exist unless `force`. What is cut
     /// off is gone: after growing again it reads zero (I11).
     pub async fn resize_image(&self, name: &ImageName, size: u64, force: bool) -> Result<()> {
-        check_size(size)?;
+        check_image_size(size)?;
         let (id, old) = {
             let mut state = self.lock();
             let id = state.find(name)?;
@@ -370,7 +375,8 @@ impl<D: Directory> Drop for Shrinking<'_, D> {
     }
 }
 
-fn check_size(size: u64) -> Result<()> {
+/// `InvalidArgument` unless an image may have so many bytes.
+pub fn check_image_size(size: u64) -> Result<()> {
     if size == 0 || size > IMAGE_SIZE_MAX || !size.is_multiple_of(SECTOR_SIZE) {
         return Err(Error::new(
             ErrorKind::InvalidArgument,
@@ -383,7 +389,7 @@ fn check_size(size: u64) -> Result<()> {
 }
 
 fn new_record(name: &ImageName, size: u64, created_unix_s: u64) -> Result<ImageRecord> {
-    check_size(size)?;
+    check_image_size(size)?;
     Ok(ImageRecord {
         name: name.clone(),
         kind: ImageKind::Writable,

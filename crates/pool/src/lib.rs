@@ -52,6 +52,7 @@ mod write;
 
 pub use check::{CheckCounts, CheckOptions, CheckProgress, CheckReport, Finding, check};
 pub use family::Relative;
+pub use images::check_image_size;
 pub use inspect::{InspectedExtent, InspectedPage, InspectedSlot, Inspection, PoolCounters};
 pub use pool::Pool;
 pub use query::root_hash;

@@ -10,6 +10,7 @@ use blockyard_block::{Error, ErrorKind, ImageName, Result};
 use blockyard_io::{Directory, block_on};
 use blockyard_pool::{Pool, Volume};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Which way the image goes, as the caller sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,10 +197,14 @@ pub fn pull<D: Directory>(
     end(&mut session, done)
 }
 
+/// Somebody waits for the cancelled job to end.
+const GIVE_UP_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Tells a peer that an image it was sent a part of does not come.
 pub fn give_up<D: Directory>(wire: Wire, pool: &Arc<Pool<D>>, target: &ImageName) {
     let (direction, image, terms) = (Direction::Push, target.clone(), Terms::default());
     let order = Order { direction, image, quote: false, again: true, terms };
+    let wire = wire.with_patience(GIVE_UP_PATIENCE, GIVE_UP_PATIENCE);
     let mut session = Session::new(wire, &Unwatched);
     // If it does not hear of it, it forgets the part after a day.
     if call(&mut session, pool, order).is_ok() {

@@ -11,7 +11,7 @@ use blockyard_block::{
     Buffer, BufferMut, CLUSTER_SIZE, ContentHash, Error, ErrorKind, ImageName, Result,
 };
 use blockyard_io::{Directory, block_on};
-use blockyard_pool::{FoundHere, Lookup, Missing, Pool, Receive};
+use blockyard_pool::{FoundHere, Lookup, Missing, Pool, Receive, check_image_size};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::sleep;
@@ -64,6 +64,7 @@ pub(crate) fn receive_image<D: Directory>(
             return Err(error);
         }
     };
+    check_image_size(size)?;
     if order.quote {
         return quote(session, Lookup::new(pool, size), size, order);
     }
@@ -114,7 +115,12 @@ fn is_there<D: Directory>(
     let started = Instant::now();
     loop {
         match block_on(receiver.pool.digest(receiver.name)) {
-            Ok(found) => return Ok(found == digest),
+            Ok(found) if found == digest => {
+                // Whoever made it may not have got that far.
+                block_on(receiver.pool.make_durable())?;
+                return Ok(true);
+            }
+            Ok(_) => return Ok(false),
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
             Err(error) if error.kind() != ErrorKind::Busy => return Err(error),
             Err(error) if started.elapsed() > UNTRUSTED_WAIT => return Err(error),
@@ -188,11 +194,17 @@ fn find<D: Directory>(
     size: u64,
 ) -> Result<(Found, Account)> {
     let mut extents_whole = 0;
+    let mut next = 0;
     loop {
         let (list, last) = match session.receive()? {
             Message::Summaries { list, last } => (list, last),
             other => return Err(unexpected(&other, "Summaries")),
         };
+        match (list.first(), list.last()) {
+            (Some((first, _)), Some((end, _))) if *first >= next => next = end.saturating_add(1),
+            (None, None) if last => {}
+            _ => return Err(nonsense("lists without an end, or out of order")),
+        }
         let mut working = || session.still_working();
         let whole = match target {
             Target::Image(receive) => block_on(receive.take_whole(&list, &mut working))?,

@@ -15,7 +15,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Clusters that wait to be hashed again after a crash are waited for this long.
-const UNTRUSTED_WAIT: Duration = Duration::from_secs(30);
+const UNTRUSTED_WAIT: Duration = Duration::from_secs(600);
 const UNTRUSTED_LOOK: Duration = Duration::from_millis(200);
 /// A receiver may read what it has for this long before it asks for more: a second for so many bytes.
 const VERIFIED_EACH_SECOND: u64 = 16 << 20;
@@ -295,6 +295,7 @@ fn patiently<T>(session: &mut Session<'_>, ask: impl Fn() -> Result<T, Error>) -
         match ask() {
             Err(error) if error.kind() == ErrorKind::Busy => {
                 if started.elapsed() > UNTRUSTED_WAIT {
+                    session.may_be_asked_again();
                     return Err(error);
                 }
                 session.still_working()?;

@@ -147,17 +147,24 @@ impl Session<'_> {
         self.cut
     }
 
+    /// What ends it now is no fault of what was asked.
+    pub(crate) fn may_be_asked_again(&mut self) {
+        self.cut = true;
+    }
+
     /// Bytes of all messages so far, before TLS: sent and received.
     pub(crate) fn bytes(&self) -> (u64, u64) {
         (self.wire.bytes_sent, self.wire.bytes_received)
     }
 
     pub(crate) fn check(&mut self) -> Result<()> {
+        // In this order: a daemon that stops says so first, and then cancels.
+        let cancelled = self.progress.is_cancelled();
         if self.progress.is_stopping() {
             self.cut = true;
             return Err(Error::new(ErrorKind::ShutDown, "the daemon is going away"));
         }
-        match self.progress.is_cancelled() {
+        match cancelled {
             true => Err(Error::new(ErrorKind::ShutDown, "cancelled; nothing of it remains")),
             false => Ok(()),
         }

@@ -82,7 +82,7 @@ impl JobHandle {
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.shared.cancelled.load(Ordering::Relaxed)
+        self.shared.cancelled.load(Ordering::Acquire)
     }
 
     /// The daemon goes away: the job may leave what lets it go on later.
@@ -186,7 +186,7 @@ impl Jobs {
         for shared in table.jobs.values() {
             let cancelled = shared.cancelled.load(Ordering::Relaxed);
             shared.stopping.store(!cancelled, Ordering::Relaxed);
-            shared.cancelled.store(true, Ordering::Relaxed);
+            shared.cancelled.store(true, Ordering::Release);
         }
         while table.running() > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -283,12 +283,20 @@ impl Shared {
         lock(&self.outcome).is_some()
     }
 
+    fn is_transfer(&self) -> bool {
+        matches!(self.kind, JobKind::Push | JobKind::Pull)
+    }
+
     fn describe(&self) -> Job {
         let outcome = lock(&self.outcome);
         let cancelled = self.cancelled.load(Ordering::Relaxed);
         let (state, error, report) = match &*outcome {
             None => (JobState::Running, None, None),
             Some(Ok(report)) => (JobState::Done, None, Some(report.clone())),
+            // The next run goes on with it.
+            Some(Err(_)) if self.stopping.load(Ordering::Acquire) && self.is_transfer() => {
+                (JobState::Running, None, None)
+            }
             Some(Err(_)) if cancelled => (JobState::Cancelled, None, None),
             Some(Err(error)) => (JobState::Failed, Some(ErrorDetail::from(error)), None),
         };

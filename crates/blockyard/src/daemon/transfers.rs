@@ -235,6 +235,13 @@ impl Host for Answers {
 
     fn answer(&self, peer: Fingerprint, wire: Wire) {
         let Some((name, allowed)) = self.daemon.peers.known(&peer) else { return };
+        if !allowed.push && !allowed.pull {
+            // It may be called, and takes none of the places of those that may call.
+            return wire.refuse(&Error::new(
+                ErrorKind::Denied,
+                "this peer may neither push nor pull here",
+            ));
+        }
         // It is given back if no job can be started.
         let wire = Arc::new(Mutex::new(Some(wire)));
         let take =

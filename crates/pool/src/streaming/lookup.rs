@@ -253,7 +253,7 @@ impl<D: Directory> Lookup<D> {
         let stored = stored.finish();
         if result.is_ok() {
             let believed = self.believes_hashes().then_some(&mut repeated);
-            result = join(&wanted, &stored, &mut found, believed)
+            result = join(&wanted, &stored, (&mut found, believed), working)
                 .await
                 .map(|counts| (self.found_count, self.repeated_count) = counts);
         }
@@ -336,20 +336,30 @@ impl<D: Directory> Drop for Lookup<D> {
     }
 }
 
+/// Records merged between two looks at whether the work goes on.
+const STEPS: u64 = 16 << 10;
+
 /// For each wanted hash that is stored, its place in the image and the first cluster that has it; for each other
 /// that was wanted before, its place and the first one. Returns how many of both.
 async fn join<D: Directory>(
     wanted: &Sorted<D>,
     stored: &Sorted<D>,
-    found: &mut Sorter<D>,
-    mut repeated: Option<&mut Sorter<D>>,
+    (found, mut repeated): (&mut Sorter<D>, Option<&mut Sorter<D>>),
+    working: Working<'_>,
 ) -> Result<(u64, u64)> {
     let mut counts = (0, 0);
+    let mut steps = 0u64;
+    let mut step = || {
+        steps += 1;
+        if steps.is_multiple_of(STEPS) { working() } else { Ok(()) }
+    };
     let mut missing: Option<Record> = None;
     let (mut wanted, mut stored) = (wanted.merge(), stored.merge());
     let mut head = stored.next().await?;
     while let Some(want) = wanted.next().await? {
+        step()?;
         while head.is_some_and(|stored| stored.key < want.key) {
+            step()?;
             head = stored.next().await?;
         }
         if let Some(stored) = head.filter(|stored| stored.key == want.key) {

@@ -14,7 +14,7 @@ use pollster::block_on;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A transfer that was cut off is tried again until nothing has come for this long.
+/// A transfer that was cut off is tried again until the peer has been out of reach, or given nothing, for this long.
 const RETRY_TIME: Duration = Duration::from_secs(600);
 const WAIT_FIRST: Duration = Duration::from_secs(1);
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -32,13 +32,13 @@ pub(super) fn run(
     let source = match moving.begin(kept) {
         Ok(source) => source,
         Err(error) => {
-            daemon.orders.forget(job.id())?;
+            forget(daemon, job);
             return Err(error);
         }
     };
     match moving.until_done(source.as_ref()) {
         Ok(account) => {
-            daemon.orders.forget(job.id())?;
+            forget(daemon, job);
             Ok(JobReport::Transfer(report(&account, false, moving.cuts)))
         }
         Err(failed) if failed.cut && job.is_stopping() => {
@@ -49,12 +49,19 @@ pub(super) fn run(
             Err(failed.error)
         }
         Err(failed) => {
-            daemon.orders.forget(job.id())?;
+            forget(daemon, job);
             if !failed.cut || job.is_cancelled() {
                 moving.leave_nothing();
             }
             Err(failed.error)
         }
+    }
+}
+
+/// What was done is told, whether that can be noted or not. Asked for again, it is found to be there.
+fn forget(daemon: &Daemon, job: &JobHandle) {
+    if let Err(error) = daemon.orders.forget(job.id()) {
+        tracing::warn!(%error, "the order of a transfer that has ended cannot be removed");
     }
 }
 
@@ -99,6 +106,7 @@ impl Moving<'_> {
         let (mut wait, mut came) = (WAIT_FIRST, Instant::now());
         let (mut bytes_sent, mut bytes_received, mut clusters_sent) = (0, 0, 0);
         loop {
+            let began = Instant::now();
             let (done, moved) = self.once(source);
             let failed = match done {
                 Ok(account) => {
@@ -116,6 +124,9 @@ impl Moving<'_> {
             clusters_sent += moved;
             if moved > 0 {
                 (wait, came) = (WAIT_FIRST, Instant::now());
+            } else if failed.bytes_received > 0 {
+                // Lists, the search and verifying take their time.
+                came += began.elapsed();
             }
             let ends = self.job.is_cancelled() || came.elapsed() > RETRY_TIME;
             if !failed.cut || ends {
@@ -151,11 +162,12 @@ impl Moving<'_> {
     fn sleep(&self, time: Duration) -> Result<(), Failed> {
         let deadline = Instant::now() + time;
         while Instant::now() < deadline {
+            let checked = self.job.check();
             if self.job.is_stopping() {
                 let error = Error::new(ErrorKind::ShutDown, "the daemon is going away");
                 return Err(Failed::early(error, true));
             }
-            self.job.check()?;
+            checked?;
             thread::sleep(LOOK);
         }
         Ok(())
@@ -167,7 +179,7 @@ impl Moving<'_> {
             return self.daemon.pool.remove_parts(&self.wanted.here);
         }
         // It may know already; if it cannot be reached it forgets the part after a day.
-        if self.cuts > 0
+        if self.again
             && let Ok((wire, _)) = call(self.daemon, self.wanted)
         {
             give_up(wire, &self.daemon.pool, &self.wanted.there);
