@@ -154,7 +154,7 @@ impl<D: Directory> Pool<D> {
         }
         let mut pairs = self.new_sorter();
         let going_on = match scanned {
-            Ok(true) => or_cut(self.pair_up(&hashes, &mut pairs).await.map(|()| true), &mut cut),
+            Ok(true) => or_cut(self.pair_up(&hashes, &mut pairs).await, &mut cut),
             stopped => stopped,
         };
         self.lock().sort_files += hashes.file_count() as u64;

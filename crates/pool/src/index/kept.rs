@@ -17,6 +17,9 @@ const SAME_MAX: usize = 4;
 /// A run is due again when so large a part of the delta's places could be taken.
 const STALE_PART: u64 = 4;
 
+/// Records merged between two looks at whether the pool is closing.
+const STEPS: u64 = 4096;
+
 /// What comes before the epoch and the number in the name of a run's file.
 const PREFIX: &str = "hashes-";
 
@@ -99,7 +102,9 @@ impl<D: Directory> Pool<D> {
             let _ = self.directory.remove(&path).await;
             return;
         };
-        *self.kept_index() = Some(Arc::new(run));
+        // The old one's file may be gone, and closing it a long work.
+        let old = self.kept_index().replace(Arc::new(run));
+        drop(old);
         {
             let mut state = self.lock();
             state.indexes_made += 1;
@@ -126,7 +131,12 @@ impl<D: Directory> Pool<D> {
         let mut writer = RunWriter::new(disk);
         let mut merge = hashes.merge();
         let (mut last, mut same) = (None, 0);
+        let mut steps = 0u64;
         while let Some(record) = merge.next().await? {
+            steps += 1;
+            if steps.is_multiple_of(STEPS) && self.lock().closing {
+                return Err(Error::new(ErrorKind::ShutDown, "the pool is closing"));
+            }
             same = if last == Some(record.key) { same + 1 } else { 0 };
             last = Some(record.key);
             if same < SAME_MAX {

@@ -16,18 +16,26 @@ use std::collections::HashSet;
 /// Of more clusters of one content, only so many are looked at.
 const CHOICES_MAX: usize = 32;
 
+/// Records merged between two looks at whether the pool is closing.
+const STEPS: u64 = 4096;
+
 /// Extents that several images hold.
 type HeldExtents = HashSet<ExtentId>;
 
 impl<D: Directory> Pool<D> {
-    /// Pairs each cluster with the one of its hash that stays.
-    pub(super) async fn pair_up(&self, hashes: &Sorted<D>, pairs: &mut Sorter<D>) -> Result<()> {
+    /// Pairs each cluster with the one of its hash that stays; false if the pool is closing.
+    pub(super) async fn pair_up(&self, hashes: &Sorted<D>, pairs: &mut Sorter<D>) -> Result<bool> {
         let held = self.held_extents();
         let mut merge = hashes.merge();
         let mut group: Vec<Record> = Vec::new();
         // Once the group is larger than what is looked at: the one that stays.
         let mut survivor: Option<Record> = None;
+        let mut steps = 0u64;
         loop {
+            steps += 1;
+            if steps.is_multiple_of(STEPS) && self.lock().closing {
+                return Ok(false);
+            }
             let next = merge.next().await?;
             let goes_on =
                 group.first().zip(next).is_some_and(|(first, next)| first.key == next.key);
@@ -39,7 +47,7 @@ impl<D: Directory> Pool<D> {
             if survivor.is_none() {
                 pair_all(&group, chosen, pairs).await?;
             }
-            let Some(next) = next else { return Ok(()) };
+            let Some(next) = next else { return Ok(true) };
             if goes_on {
                 survivor = chosen;
                 pair_all(&[next], chosen, pairs).await?;
