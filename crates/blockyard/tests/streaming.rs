@@ -339,7 +339,13 @@ fn a_transfer_goes_on_when_either_daemon_was_killed() {
         let child = spawn(&a, &[arguments, &["--compress", "none"]].concat());
         thread::sleep(Duration::from_millis(500));
         let killed = if kills_a { &mut a } else { &mut b };
-        killed.daemon.take().unwrap().kill();
+        let daemon = killed.daemon.take().unwrap();
+        // The command waits for a daemon that stops in order, too.
+        if which == 2 {
+            daemon.stop()
+        } else {
+            daemon.kill()
+        }
         restart(killed);
         let report = report_of(child);
         let again = if kills_a { 0 } else { 1 };

@@ -11,8 +11,7 @@ use crate::regions::Intent;
 use crate::state::State;
 use crate::stored::Offer;
 use blockyard_block::{
-    CLUSTER_SIZE, ClusterIndex, ContentHash, EXTENT_CLUSTERS, Error, ErrorKind, ExtentId, ImageId,
-    Result,
+    CLUSTER_SIZE, ClusterIndex, ContentHash, EXTENT_CLUSTERS, Error, ErrorKind, ImageId, Result,
 };
 
 /// What a cluster shall hold.
@@ -322,10 +321,6 @@ impl State {
                 for (cluster, freed) in taken_back {
                     self.frees.put_back(cluster, freed);
                 }
-                if stored.offers().is_empty() && self.is_held_up(extent, first_slot, contents) {
-                    self.hold_awaited = true;
-                    return Ok(Allocation::Wait);
-                }
                 return match self.steps_to_look_up(contents, targets, stored) {
                     steps if !steps.is_empty() => Ok(Allocation::Short(steps)),
                     _ => self.wait_for_space(image).map(|()| Allocation::Wait),
@@ -341,17 +336,6 @@ impl State {
             self.wanted.space = true;
         }
         Ok(Allocation::Done)
-    }
-
-    /// Whether some of the change could be written in place, but for somebody who holds the cluster for a while.
-    fn is_held_up(&self, extent: ExtentId, first_slot: usize, contents: &[Content]) -> bool {
-        let extent = &self.extents[&extent].extent;
-        contents.iter().enumerate().any(|(step, content)| {
-            match (content, extent.slot(first_slot + step)) {
-                (Content::Data(_), Slot::Data(old)) => self.is_sole_but_held(old),
-                _ => false,
-            }
-        })
     }
 
     /// The clusters of a change that found no space, if what they are to hold was not looked up since the

@@ -8,7 +8,6 @@
 use crate::plan::{Content, Plan, Planned, Stored};
 use crate::pool::{Pool, Turn};
 use crate::state::{ImageState, State};
-use crate::stored::Offers;
 use blockyard_block::{
     Buffer, CLUSTER_SIZE, ContentHash, EXTENT_SIZE, Error, ErrorKind, ImageId, Result,
 };
@@ -249,11 +248,7 @@ impl<D: Directory> Pool<D> {
             planned = match planned {
                 Planned::Go(plan) => break plan,
                 Planned::Wait(seen) => {
-                    // Who waits holds nothing. What was found must be found again then.
-                    if _offers.as_ref().is_some_and(|found: &Offers<'_, D>| !found.list.is_empty())
-                    {
-                        *looked = None;
-                    }
+                    // Who waits holds nothing.
                     drop(_offers);
                     drop(turn);
                     self.wait_for_progress(seen).await;

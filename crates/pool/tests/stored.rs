@@ -68,23 +68,6 @@ fn a_pool_that_is_full_of_different_contents_takes_each_of_them_again_and_nothin
 }
 
 #[test]
-fn what_was_found_is_found_again_after_a_wait_for_the_rest() {
-    for seed in 0..20 {
-        let mut machine = Machine::with_capacity(seed, 200 * CLUSTER as u64);
-        let pool = machine.open();
-        machine.run(async move {
-            let a = fill(&pool, 199).await;
-            write(&a, 2 << 20, &clusters([0])).await;
-            // One cluster is to be had, by sharing that pair, and one of these is stored.
-            write(&a, 4 << 20, &clusters([5, 250])).await;
-            assert_eq!(read(&a, 4 << 20, 8192).await, clusters([5, 250]), "seed {seed}");
-            let refused = try_write(&a, 6 << 20, &clusters([251])).await.unwrap_err();
-            assert_eq!(refused.kind(), ErrorKind::NoSpace, "seed {seed}");
-        });
-    }
-}
-
-#[test]
 fn a_place_that_is_only_reserved_is_no_content_though_its_bytes_are_still_there() {
     for reopened in [false, true] {
         let mut machine = Machine::with_capacity(3, 20 * CLUSTER as u64);

@@ -209,6 +209,8 @@ pub fn give_up<D: Directory>(wire: Wire, pool: &Arc<Pool<D>>, target: &ImageName
     // If it does not hear of it, it forgets the part after a day.
     if call(&mut session, pool, order).is_ok() {
         session.fail(&Error::new(ErrorKind::ShutDown, "cancelled; nothing of it remains"));
+        // What was not heard yet is lost with the connection: let the peer end it.
+        let _ = session.receive();
     }
 }
 

@@ -59,7 +59,7 @@ pub(crate) fn receive_image<D: Directory>(
         Err(error) => {
             // Whoever gives up what was cut off before says so here.
             if order.again && !order.quote && !session.is_cut() {
-                pool.remove_parts(name);
+                pool.give_up_parts(name);
             }
             return Err(error);
         }

@@ -176,6 +176,8 @@ struct OfJob<'a> {
     daemon: &'a Daemon,
     job: &'a JobHandle,
     peer: Fingerprint,
+    /// The peer's name and what it might do when this began: a change ends it.
+    known: Option<(String, Allowed)>,
     started: Instant,
     /// What was told last.
     moved: Cell<Moved>,
@@ -183,7 +185,8 @@ struct OfJob<'a> {
 
 impl OfJob<'_> {
     fn new<'a>(daemon: &'a Daemon, job: &'a JobHandle, peer: Fingerprint) -> OfJob<'a> {
-        OfJob { daemon, job, peer, started: Instant::now(), moved: Cell::default() }
+        let known = daemon.peers.known(&peer);
+        OfJob { daemon, job, peer, known, started: Instant::now(), moved: Cell::default() }
     }
 
     fn caller(&self, wanted: &Wanted, again: bool) -> Caller<'_, HostDirectory> {
@@ -215,7 +218,9 @@ impl Progress for OfJob<'_> {
     }
 
     fn is_cancelled(&self) -> bool {
-        self.job.is_cancelled() || self.daemon.peers.known(&self.peer).is_none()
+        self.job.is_cancelled()
+            || self.known.is_none()
+            || self.daemon.peers.known(&self.peer) != self.known
     }
 
     fn is_stopping(&self) -> bool {

@@ -79,6 +79,13 @@ impl<D: Directory> Pool<D> {
         self.left_images().into_iter().any(is_part)
     }
 
+    /// An image of this name does not come: removes what was received of it. What is still being received is not
+    /// left behind when it is cut off.
+    pub fn give_up_parts(&self, name: &ImageName) {
+        self.lock().keep_no_open_part(name);
+        self.remove_parts(name);
+    }
+
     /// Removes what was received before of an image of this name.
     pub fn remove_parts(&self, name: &ImageName) {
         self.remove_left(0, |left| left.kind == ImageKind::Writable && left.name == *name);
@@ -96,6 +103,16 @@ impl State {
             })
         });
         described.collect()
+    }
+
+    /// Only in memory: after a crash it is a part like others.
+    fn keep_no_open_part(&mut self, name: &ImageName) {
+        for image in self.images.values_mut() {
+            let record = &mut image.record;
+            if record.hidden && record.kind == ImageKind::Writable && record.name == *name {
+                record.kept &= image.left_unix_s.is_some();
+            }
+        }
     }
 
     fn leave_image(&mut self, id: ImageId, now_unix_s: u64) {

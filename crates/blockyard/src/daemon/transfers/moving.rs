@@ -176,7 +176,7 @@ impl Moving<'_> {
     /// The receiver forgets what came before.
     fn leave_nothing(&self) {
         if self.wanted.direction == Direction::Pull {
-            return self.daemon.pool.remove_parts(&self.wanted.here);
+            return self.daemon.pool.give_up_parts(&self.wanted.here);
         }
         // It may know already; if it cannot be reached it forgets the part after a day.
         if self.again
