@@ -1,3 +1,5 @@
+//! Runs of made-up entries: every one is found, and damage ends a run.
+
 use super::{Entry, PAGE_ENTRIES, Run, RunWriter};
 use crate::types::PoolId;
 use blockyard_block::{BufferMut, CLUSTER_SIZE, ClusterIndex};
