@@ -17,7 +17,6 @@ use crate::extent::Slot;
 use crate::hashes::{HashCopies, Known};
 use crate::pool::{Pool, Turn};
 use crate::reclaim::users::User;
-use crate::records::RecordKey;
 use crate::regions::Watch;
 use crate::state::{State, run_clusters};
 use blockyard_block::{
@@ -152,7 +151,8 @@ impl<D: Directory> Pool<D> {
         let extent = state.own_extent(image, index);
         for held in held.list.drain(..) {
             if state.may_refer(&held, extent) {
-                state.refer_slot(extent, held.candidate.slot, held.candidate.cluster);
+                let user = (image, extent, held.candidate.slot);
+                state.set_reference(user, held.candidate.cluster);
                 taken.push(held.candidate.slot);
             }
             state.give_up_candidate(&held);
@@ -245,14 +245,5 @@ impl State {
         self.set_page_entry(page, within, Some(extent));
         self.extent_mut(extent).holders += 1;
         true
-    }
-
-    /// An empty slot of an extent that its image owns shows a cluster that others have.
-    fn refer_slot(&mut self, extent: ExtentId, slot: usize, cluster: ClusterIndex) {
-        self.allocator.add_reference(cluster);
-        let state = self.extent_mut(extent);
-        state.extent.set(slot, Slot::Data(cluster));
-        state.content_changed();
-        self.touch(RecordKey::Extent(extent));
     }
 }
