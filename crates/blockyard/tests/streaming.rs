@@ -295,10 +295,13 @@ fn a_transfer_that_is_cut_off_or_tampered_with_goes_on_without_sending_again_wha
         let name = format!("relay{which}");
         a.knows_at(&name, &address, &b.fingerprint, &[]);
         let report = report_of(spawn(&a, &["push", "web", &name, "--compress", "none"]));
-        assert!(number(&report, "cuts") >= 2, "{report}");
+        let cuts = number(&report, "cuts");
+        assert!(cuts >= 2, "{report}");
         assert_eq!(a.digest("web"), b.digest("web"));
+        // What is on its way when a connection ends is lost: windows and sockets' buffers.
         let outside = passed.load(Ordering::Relaxed);
-        assert!(outside < 24 * MIB * 21 / 20 + (2 << 20), "{outside} bytes crossed: {report}");
+        let most = 24 * MIB * 21 / 20 + cuts * 4 * MIB;
+        assert!(outside < most, "{outside} bytes crossed: {report}");
         b.place.ok(&["image", "remove", "web"]);
         a.place.ok(&["peer", "remove", &name]);
         support::eventually("nothing left", || {
