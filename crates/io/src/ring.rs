@@ -30,6 +30,9 @@ use table::{Held, Reaped, Table};
 
 /// Submissions that fit into the queue; more are submitted in between.
 const ENTRIES: u32 = 256;
+/// So many are submitted before the turn ends, so that the disk works while a large batch is still hashed and planned
+/// (4K overwrites at depth 32: 87k instead of 69k a second, for the same CPU; with 16: 82k).
+const EARLY: u32 = 8;
 /// Completions that fit into theirs; the kernel keeps more until there is room.
 const COMPLETIONS: u32 = 4096;
 /// IORING_ENTER_GETEVENTS.
@@ -174,13 +177,15 @@ impl Core {
     /// Gives the kernel an operation on `held`, which stays in the table until it has completed.
     fn start(&self, held: Held, offset: u64) -> io::Result<u32> {
         let (index, entry) = self.table.borrow_mut().insert(held, offset);
-        match self.push(&entry) {
-            Ok(()) => Ok(index),
-            Err(error) => {
-                self.table.borrow_mut().free(index);
-                Err(error)
-            }
+        if let Err(error) = self.push(&entry) {
+            self.table.borrow_mut().free(index);
+            return Err(error);
         }
+        if self.queued.get() >= EARLY {
+            // Should it fail, so does the next turn, which says so.
+            let _ = self.submit(0, 0);
+        }
+        Ok(index)
     }
 
     fn push(&self, entry: &io_uring::squeue::Entry) -> io::Result<()> {
@@ -205,10 +210,14 @@ impl Core {
 
     /// One system call: submits, runs what the kernel deferred, and waits for `want` completions.
     fn enter(&self, want: u32) -> io::Result<()> {
+        self.submit(want, GET_EVENTS)
+    }
+
+    fn submit(&self, want: u32, flags: u32) -> io::Result<()> {
         let uring = self.uring.borrow();
         // SAFETY: no argument is passed; the entries are sound, as `try_push` says.
         let entered =
-            unsafe { uring.submitter().enter::<()>(self.queued.get(), want, GET_EVENTS, None) };
+            unsafe { uring.submitter().enter::<()>(self.queued.get(), want, flags, None) };
         match entered {
             Ok(submitted) => self.queued.set(self.queued.get() - submitted as u32),
             Err(error) if is_passing(&error) => {}

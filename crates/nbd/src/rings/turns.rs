@@ -1,5 +1,6 @@
 //! The loop of one ring's thread. Each turn takes all completions, reads every socket that has
-//! something, starts what was asked, sends every reply that is there, and enters the kernel once.
+//! something, starts what was asked, sends every reply that is there, and enters the kernel once, or
+//! more often if it starts much.
 
 use super::link::{Link, Sent};
 use super::{Door, turn_away};
@@ -153,6 +154,8 @@ where
             let Some(link) = self.links[index as usize].link.as_mut() else { continue };
             link.listed = false;
             if link.may_read(&self.shared.limits) {
+                // Replies that are there do not wait for what new requests cost (hashing).
+                self.send(index);
                 self.read_and_start(index);
             }
             self.send(index);
