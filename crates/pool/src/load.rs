@@ -76,12 +76,16 @@ impl Unverified {
         self.extents.values().filter_map(|entry| entry.extent.home).max()
     }
 
-    /// The highest id in use.
-    pub(crate) fn highest_id(&self) -> u64 {
+    /// The first id that nothing has: of `epoch` on, or above all in use. An id that leaves no room for more is `Corrupt`.
+    pub(crate) fn next_id(&self, epoch: u64) -> Result<u64> {
         let images = self.images.keys().map(|id| id.0).max();
         let pages = self.pages.keys().map(|id| id.0).max();
         let extents = self.extents.keys().map(|id| id.0).max();
-        images.max(pages).max(extents).unwrap_or(0)
+        let highest = images.max(pages).max(extents).unwrap_or(0);
+        match highest < 1 << 63 {
+            true => Ok((highest + 1).max(epoch << 32)),
+            false => Err(corrupt(format!("a record has the id {highest}, which is never given"))),
+        }
     }
 
     /// Moves the records into `state`, deriving all that is derived. Returns pages and extents that
@@ -95,14 +99,14 @@ impl Unverified {
         for (id, record) in self.images {
             for page in record.pages.iter().flatten() {
                 if !state.pages.contains_key(page) {
-                    return Err(missing(format!(
+                    return Err(corrupt(format!(
                         "image {} names map page {}",
                         record.name, page.0
                     )));
                 }
             }
             if !record.hidden && state.names.contains_key(&record.name) {
-                return Err(missing(format!("two images are called {}", record.name)));
+                return Err(corrupt(format!("two images are called {}", record.name)));
             }
             state.insert_image(id, record);
         }
@@ -113,7 +117,7 @@ impl Unverified {
         for of_region in self.regions.chunk_by(|(one, _), (other, _)| one == other) {
             if let Some((region, Some(record))) = of_region.last() {
                 if region.0 > regions_on_disk.saturating_add(REGIONS_BEYOND_MAX) {
-                    return Err(missing(format!(
+                    return Err(corrupt(format!(
                         "region {} has hashes far beyond the end of the data: was it cut short?",
                         region.0
                     )));
@@ -151,7 +155,7 @@ fn hold_extents(state: &mut State) -> Result<()> {
             match state.extents.get_mut(&id) {
                 Some(extent) => extent.holders += 1,
                 None => {
-                    return Err(missing(format!("map page {} names extent {}", page_id.0, id.0)));
+                    return Err(corrupt(format!("map page {} names extent {}", page_id.0, id.0)));
                 }
             }
         }
@@ -164,7 +168,7 @@ fn count_homes(state: &mut State, regions_on_disk: u32) -> Result<()> {
     for (id, entry) in &state.extents {
         let Some(home) = entry.extent.home else { continue };
         if state.allocator.owner(home).is_some() || home.0 >= regions_on_disk {
-            return Err(missing(format!(
+            return Err(corrupt(format!(
                 "extent {} has a home at region {}, which is not its own or not there",
                 id.0, home.0
             )));
@@ -187,7 +191,7 @@ fn count_references(state: &mut State, regions_on_disk: u32) -> Result<()> {
         for (_, length, target) in entry.extent.references() {
             for cluster in run_clusters(target, length) {
                 if cluster.region().0 == 0 || cluster.region().0 >= regions_on_disk {
-                    return Err(missing(format!(
+                    return Err(corrupt(format!(
                         "extent {} refers to data at {}, where the data has ended: was it cut short?",
                         id.0,
                         cluster.data_offset()
@@ -214,7 +218,7 @@ fn count_batch(allocator: &mut Allocator, batch: &mut Vec<ClusterIndex>) {
     }
 }
 
-fn missing(what: String) -> Error {
+fn corrupt(what: String) -> Error {
     Error::new(ErrorKind::Corrupt, format!("metadata: {what}; run `blockyard check`"))
 }
 

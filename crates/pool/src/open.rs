@@ -375,7 +375,7 @@ fn build_state<D: Directory>(
 ) -> Result<State> {
     let regions_on_disk = u32::try_from(data_length / EXTENT_SIZE).unwrap_or(u32::MAX);
     let metadata_max = journal.capacity().min(store.batch_bytes_max() / 2);
-    let next_id = (records.highest_id() + 1).max(store.epoch() << 32);
+    let next_id = records.next_id(store.epoch())?;
     let device_regions = pool.data_on_device.then(|| regions_on_disk.saturating_sub(1));
     let mut state = State::new(pool, options, journal);
     state.allocator = allocator_for(&state.options, device_regions);
