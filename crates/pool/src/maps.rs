@@ -47,6 +47,12 @@ impl State {
         self.allocator.count(cluster) == 1 && !self.recently_shared.contains_key(&cluster)
     }
 
+    /// Whether only holds keep it from being [sole](State::is_sole).
+    pub(crate) fn is_sole_but_held(&self, cluster: ClusterIndex) -> bool {
+        let Some(holds) = self.holds.get(&cluster) else { return false };
+        self.allocator.count(cluster) == holds + 1 && !self.recently_shared.contains_key(&cluster)
+    }
+
     /// Makes the extent at `index` the image's own: copies the page and the extent record if they are
     /// shared, makes them if they are missing. Changes nobody's content.
     pub(crate) fn own_extent(&mut self, image: ImageId, index: u64) -> ExtentId {
@@ -219,6 +225,9 @@ impl State {
         *holds -= 1;
         if *holds == 0 {
             self.holds.remove(&cluster);
+            if std::mem::take(&mut self.hold_awaited) {
+                self.note_progress();
+            }
         }
         if self.allocator.count(cluster) > 1 {
             self.allocator.drop_reference(cluster);

@@ -11,7 +11,8 @@ use crate::regions::Intent;
 use crate::state::State;
 use crate::stored::Offer;
 use blockyard_block::{
-    CLUSTER_SIZE, ClusterIndex, ContentHash, EXTENT_CLUSTERS, Error, ErrorKind, ImageId, Result,
+    CLUSTER_SIZE, ClusterIndex, ContentHash, EXTENT_CLUSTERS, Error, ErrorKind, ExtentId, ImageId,
+    Result,
 };
 
 /// What a cluster shall hold.
@@ -321,8 +322,12 @@ impl State {
                 for (cluster, freed) in taken_back {
                     self.frees.put_back(cluster, freed);
                 }
+                let slots = first_slot..first_slot + targets.len();
                 return match self.steps_to_look_up(contents, targets, stored) {
                     steps if !steps.is_empty() => Ok(Allocation::Short(steps)),
+                    _ if stored.offers().is_empty() && self.await_holds(extent, slots) => {
+                        Ok(Allocation::Wait)
+                    }
                     _ => self.wait_for_space(image).map(|()| Allocation::Wait),
                 };
             };
@@ -358,6 +363,17 @@ impl State {
             matches!(pair, (Content::Data(_), Target::Fresh(_) | Target::Refer(_)))
         });
         fresh.map(|(step, _)| step).collect()
+    }
+
+    /// Whether a cluster of these slots would be overwritten in place, but for somebody who holds it to compare it: the
+    /// change then waits for that, since it may need no space.
+    fn await_holds(&mut self, extent: ExtentId, mut slots: std::ops::Range<usize>) -> bool {
+        let found = slots.any(|slot| match self.extents[&extent].extent.slot(slot) {
+            Slot::Data(cluster) => self.is_sole_but_held(cluster),
+            _ => false,
+        });
+        self.hold_awaited |= found;
+        found
     }
 
     /// The file system may have space that was not taken yet.

@@ -140,6 +140,8 @@ pub(crate) struct State {
     pub(crate) sweeps: VecDeque<(Generation, Sweep)>,
     /// Clusters that reclaim counts beside their users.
     pub(crate) holds: BTreeMap<ClusterIndex, u32>,
+    /// A change waits for a hold to end.
+    pub(crate) hold_awaited: bool,
     /// Room that reclaim keeps for the records of changes planned before it made them longer.
     pub(crate) growth: Growth,
     pub(crate) shortage: Shortage,
@@ -231,6 +233,7 @@ impl State {
             recently_held: BTreeMap::new(),
             sweeps: VecDeque::new(),
             holds: BTreeMap::new(),
+            hold_awaited: false,
             growth: Growth::default(),
             shortage: Shortage::default(),
             reserved_places: ReservedPlaces::default(),

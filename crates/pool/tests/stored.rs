@@ -165,3 +165,37 @@ fn what_was_written_since_the_index_was_made_is_found_and_what_was_overwritten_i
         assert_eq!(read(&a, (8 << 20) + 4096, 4096).await, clusters([200]));
     });
 }
+
+#[test]
+fn an_overwrite_waits_for_a_comparison_of_its_cluster_and_needs_no_space() {
+    for seed in 0..40 {
+        let mut machine = Machine::with_capacity(seed, 40 * CLUSTER as u64);
+        let pool = machine.open();
+        let user = Arc::clone(&pool);
+        let a = machine.run(async move {
+            let a = fill(&user, 40).await;
+            // So that there is an index.
+            write(&a, 8 << 20, &clusters([0])).await;
+            Arc::new(a)
+        });
+        let at = |tag: u8| u64::from(tag) * 4096;
+        let ended: Vec<_> = (1..40)
+            .flat_map(|tag| {
+                let (one, two) = (Arc::clone(&a), Arc::clone(&a));
+                // Its first half is stored, its second is not, so that it fails in the end.
+                let fails = async move {
+                    try_write(&one, (9 << 20) + 2 * at(tag), &clusters([tag, 250])).await
+                };
+                let overwrites =
+                    async move { try_write(&two, at(tag), &clusters([tag + 100])).await };
+                [machine.executor.spawn(fails), machine.executor.spawn(overwrites)]
+            })
+            .collect();
+        machine.executor.run_until(|| ended.iter().all(|one| one.is_done()));
+        for (number, result) in ended.into_iter().enumerate() {
+            let refused = result.take().unwrap().map_err(|error| error.kind());
+            let expected = if number % 2 == 0 { Err(ErrorKind::NoSpace) } else { Ok(()) };
+            assert_eq!(refused, expected, "seed {seed}, request {number}");
+        }
+    }
+}
