@@ -110,7 +110,7 @@ impl Scenario {
         for loss in [Loss::All, Loss::None] {
             let disks = replay.disks_at(cut, loss, &mut self.random);
             let words = format!("{words}, {loss:?} lost");
-            let remains = Remains::of(&disks, &self.place);
+            let remains = Remains::after_errors(&disks, &self.place);
             check_remains(&self.place, &remains, &words);
             let daemon = remains.serve(&self.place);
             for (name, history) in &self.images {

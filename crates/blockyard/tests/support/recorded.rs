@@ -170,10 +170,25 @@ pub(crate) struct Remains {
 
 impl Remains {
     pub(crate) fn of(disks: &[Memory], place: &Place) -> Remains {
+        Remains::prepared(disks, place, |_| {})
+    }
+
+    /// After errors of the disk, which may have broken the file system itself (its journal, once): what an
+    /// administrator would do comes first.
+    pub(crate) fn after_errors(disks: &[Memory], place: &Place) -> Remains {
+        Remains::prepared(disks, place, |file_system| {
+            let repaired = host::finish("e2fsck", &["-f", "-y", text(file_system)]);
+            let code = repaired.status.code();
+            assert!(code.is_some_and(|code| code <= 1), "{repaired:?}"); // 1: it was mended
+        })
+    }
+
+    fn prepared(disks: &[Memory], place: &Place, prepare: impl Fn(&Path)) -> Remains {
         // In memory: nothing here needs to be durable.
         let folder = tempfile::Builder::new().prefix("blockyard-").tempdir_in("/dev/shm").unwrap();
         let file_system = folder.path().join("fs");
         disks[0].save(&file_system, FILE_SYSTEM_BYTES).unwrap();
+        prepare(&file_system);
         let data = disks.get(1).map(|disk| {
             let file = folder.path().join("data");
             disk.save(&file, DATA_BYTES).unwrap();
