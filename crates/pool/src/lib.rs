@@ -24,6 +24,7 @@ mod images;
 mod index;
 mod inspect;
 mod journal;
+mod lazy;
 mod load;
 mod maintenance;
 mod maps;
@@ -54,6 +55,7 @@ pub use check::{CheckCounts, CheckOptions, CheckProgress, CheckReport, Finding, 
 pub use family::Relative;
 pub use images::check_image_size;
 pub use inspect::{InspectedExtent, InspectedPage, InspectedSlot, Inspection, PoolCounters};
+pub use lazy::{Fetch, Lazy};
 pub use pool::Pool;
 pub use query::root_hash;
 pub use reclaim::{Reclaim, ReclaimOptions};

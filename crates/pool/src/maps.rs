@@ -314,6 +314,7 @@ impl State {
             shrinking_to: None,
             short_since: None,
             left_unix_s: None,
+            lazy: None,
             size,
         };
         self.images.insert(id, image);
