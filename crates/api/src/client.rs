@@ -137,6 +137,11 @@ impl Client {
         self.post(&image_path(name, "/push"), request)
     }
 
+    /// Brings the rest of an image that is used before it is there.
+    pub fn fill_image(&mut self, name: &str) -> Result<Image> {
+        self.post(&image_path(name, "/fill"), &())
+    }
+
     /// Starts making the image `name` of one that a peer has, or a quote.
     pub fn pull_image(&mut self, name: &str, request: &PullImage) -> Result<Job> {
         self.post(&image_path(name, "/pull"), request)
