@@ -13,8 +13,9 @@ pub use types::{
     CloneImage, Compression, CreateImage, DaemonIdentity, DaemonStatus, Damage, DamagePlace,
     DiffRun, DiffState, ErrorBody, ErrorDetail, ExportFile, ExportReport, FileFormat, Image,
     ImageAccess, ImageClient, ImageDependant, ImageDiff, ImageDigest, ImageKind, ImageLazy,
-    ImageList, ImageMap, ImageTree, ImageTreeNode, ImportFile, ImportReport, Job, JobKind, JobList,
-    JobReport, JobState, LazyTerms, MapRun, MapState, Peer, PeerAllow, PeerList, PoolStatus,
-    ProgressUnit, PullImage, PushImage, ReclaimReport, ReclaimSpace, RenameImage, ResizeImage,
-    ScrubReport, SnapshotImage, TransferProgress, TransferReport, TransferTerms, UnreadableRun,
+    ImageList, ImageMap, ImageProfile, ImageTree, ImageTreeNode, ImportFile, ImportReport, Job,
+    JobKind, JobList, JobReport, JobState, LazyTerms, MapRun, MapState, OrderProfile, Peer,
+    PeerAllow, PeerList, PoolStatus, ProfileOrder, ProgressUnit, PullImage, PushImage,
+    ReclaimReport, ReclaimSpace, RenameImage, ResizeImage, ScrubReport, SnapshotImage,
+    TransferProgress, TransferReport, TransferTerms, UnreadableRun,
 };

@@ -10,8 +10,8 @@ mod pool;
 pub use error::{ErrorBody, ErrorDetail};
 pub use image::{
     CloneImage, CreateImage, Image, ImageAccess, ImageClient, ImageDependant, ImageDigest,
-    ImageKind, ImageLazy, ImageList, ImageTree, ImageTreeNode, RenameImage, ResizeImage,
-    SnapshotImage,
+    ImageKind, ImageLazy, ImageList, ImageProfile, ImageTree, ImageTreeNode, OrderProfile,
+    ProfileOrder, RenameImage, ResizeImage, SnapshotImage,
 };
 pub use job::{
     Damage, DamagePlace, ExportFile, ExportReport, FileFormat, ImportFile, ImportReport, Job,

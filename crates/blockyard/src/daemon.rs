@@ -18,6 +18,7 @@ mod orders;
 mod peer_runtime;
 mod peers;
 pub(crate) mod plan;
+mod profiles;
 mod sockets;
 pub(crate) mod storage;
 mod transfers;
@@ -34,6 +35,7 @@ use orders::Orders;
 use peer_runtime::PeerRuntime;
 use peers::Peers;
 use plan::Plan;
+use profiles::Profiles;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use sockets::{Access, BoundSocket};
 use std::io::Write;
@@ -68,6 +70,7 @@ pub(crate) struct Daemon {
     orders: Orders,
     dependants: Dependants,
     lazy: LazyImages,
+    profiles: Profiles,
     started: Instant,
 }
 
@@ -122,8 +125,10 @@ async fn serve(plan: Plan, storage: &Storage, to_peers: &Arc<PeerRuntime>) -> Re
     let orders = Orders::load(&plan.pool)?;
     let dependants = Dependants::load(&plan.pool)?;
     let lazy = LazyImages::load(&plan.pool)?;
+    let profiles = Profiles::load(&plan.pool)?;
     let started = Instant::now();
-    let daemon = Daemon { plan, pool, jobs, usage, peers, orders, dependants, lazy, started };
+    let daemon =
+        Daemon { plan, pool, jobs, usage, peers, orders, dependants, lazy, profiles, started };
     let daemon = Arc::new(daemon);
 
     let exports = Arc::new(exports::Images::new(Arc::clone(&daemon.pool)));

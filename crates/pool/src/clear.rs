@@ -139,7 +139,7 @@ impl<D: Directory> Pool<D> {
         state.check_writable()?;
         state.check_within(image, index, 1)?;
         let lazy = state.image(image)?.lazy.as_deref();
-        if lazy.is_some_and(|lazy| lazy.lists_any(index)) && !blockyard_io::broken("LAZY-zero") {
+        if lazy.is_some_and(|lazy| lazy.lists_any(index)) && !blockyard_io::broken("I16-zero") {
             return Ok(false);
         }
         let growth = state.metadata_growth(image, index, 0);

@@ -136,7 +136,7 @@ impl State {
     /// Refuses what would take absent clusters for zeros.
     pub(crate) fn check_not_lazy(&self, id: ImageId, what: &str) -> Result<()> {
         let image = self.image(id)?;
-        if image.lazy.is_none() || blockyard_io::broken("LAZY-tell") {
+        if image.lazy.is_none() || blockyard_io::broken("I16-tell-absent") {
             return Ok(());
         }
         let name = &image.record.name;

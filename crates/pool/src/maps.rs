@@ -315,6 +315,7 @@ impl State {
             short_since: None,
             left_unix_s: None,
             lazy: None,
+            profile: None,
             size,
         };
         self.images.insert(id, image);

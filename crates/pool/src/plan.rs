@@ -167,7 +167,7 @@ impl State {
         contents: &[Content],
     ) -> Result<Option<Vec<Content>>> {
         let Some(lazy) = &self.image(image)?.lazy else { return Ok(None) };
-        if !lazy.lists_any(extent_index) || blockyard_io::broken("LAZY-zero") {
+        if !lazy.lists_any(extent_index) || blockyard_io::broken("I16-zero") {
             return Ok(None);
         }
         let of_slot = |(content, slot): (&Content, usize)| match *content {

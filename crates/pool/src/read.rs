@@ -88,9 +88,13 @@ impl<D: Directory> Pool<D> {
     /// The runs of a range, joined where they continue each other, and a place in the epoch.
     fn look_up(&self, image: ImageId, offset: u64, length: u64) -> Result<LookedUp<'_, D>> {
         let mut state = self.lock();
-        let found = state.image(image)?;
+        let found = state.image_mut(image)?;
         found.check_range(offset, length)?;
         let clusters = cluster_range(offset, length);
+        if let Some(profile) = &mut found.profile {
+            profile.note(&clusters);
+        }
+        let found = state.image(image)?;
         let mut runs: Vec<SlotRun> = Vec::new();
         let mut absent = Vec::new();
         let mut at = clusters.start;
@@ -109,7 +113,7 @@ impl<D: Directory> Pool<D> {
                 _ => runs.push((slot, count)),
             }
         }
-        if !absent.is_empty() && !blockyard_io::broken("LAZY-tell") {
+        if !absent.is_empty() && !blockyard_io::broken("I16-tell-absent") {
             return Ok(LookedUp::Absent(absent));
         }
         let epoch = state.epochs.enter();

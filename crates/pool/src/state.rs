@@ -14,6 +14,7 @@ use crate::extent::{Extent, Slot};
 use crate::frees::{Generation, PendingFrees};
 use crate::journal::{Journal, RecordChange};
 use crate::lazy::LazyState;
+use crate::profile::Profile;
 use crate::ranges::RangeTable;
 use crate::reclaim::Shortage;
 use crate::records::{ImageRecord, MapPage, PoolRecord, RecordKey, RegionRecord};
@@ -44,6 +45,8 @@ pub(crate) struct ImageState {
     pub(crate) left_unix_s: Option<u64>,
     /// It is used while it is filled; always there if the record says so.
     pub(crate) lazy: Option<Box<LazyState>>,
+    /// Where it is read first is recorded.
+    pub(crate) profile: Option<Box<Profile>>,
     /// The size as open volumes see it.
     pub(crate) size: Arc<AtomicU64>,
 }

@@ -26,7 +26,6 @@ pub use allowed::Allowed;
 pub use client::connect;
 pub use identity::{Fingerprint, Identity};
 pub use lazy::{DependantId, Fetched, Fetching, NoOrigins, Origins, fetch, pull_lazily, release};
-pub use message::PROFILE_MAX;
 pub use order::{
     Account, Caller, Direction, Failed, Moved, Order, Progress, Terms, answer, answer_with,
     give_up, pull, push,

@@ -8,15 +8,13 @@ use crate::v1::message::Kind;
 use blockyard_block::{
     CLUSTER_SIZE, ContentHash, EXTENT_CLUSTERS, Error, ErrorKind, ImageName, Result,
 };
-use blockyard_pool::ExtentHashes;
+use blockyard_pool::{ExtentHashes, PROFILE_RUNS_MAX};
 use prost::bytes::Bytes;
 
 /// Extents in one list of summaries.
 pub(crate) const SUMMARIES_MAX: usize = 16 << 10;
 /// Clusters in one message: 1 MiB.
 pub(crate) const CLUSTERS_MAX: usize = 256;
-/// Runs in a profile.
-pub const PROFILE_MAX: usize = 64 << 10;
 /// No message is larger when it is encoded.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 2 << 20;
 const TEXT_BYTES_MAX: usize = 2000;
@@ -257,7 +255,7 @@ impl Message {
             }
             Kind::Clusters(clusters) => decode_clusters(clusters)?,
             Kind::Held(_) => Message::Held,
-            Kind::Profile(profile) if profile.runs.len() <= PROFILE_MAX => {
+            Kind::Profile(profile) if profile.runs.len() <= PROFILE_RUNS_MAX => {
                 Message::Profile(profile.runs)
             }
             Kind::Profile(_) => return Err(nonsense("a profile without end")),

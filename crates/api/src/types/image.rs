@@ -51,6 +51,35 @@ pub struct ImageLazy {
     pub broken: Option<String>,
 }
 
+/// Where an image is read first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageProfile {
+    /// It is being recorded. Else it is what was kept.
+    pub recording: bool,
+    /// Length of each run.
+    pub run_bytes: u64,
+    /// Where runs begin, in the order of their first use.
+    pub offsets: Vec<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OrderProfile {
+    pub order: ProfileOrder,
+}
+
+/// What shall become of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ProfileOrder {
+    /// Record from now on.
+    Start,
+    /// Record no more, and keep what was recorded with the image.
+    Stop,
+    /// Forget what was kept.
+    Forget,
+}
+
 /// An image of a peer that is filled from this one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ImageDependant {

@@ -10,6 +10,7 @@ mod import;
 mod info;
 mod list;
 mod map;
+mod profile;
 mod remove;
 mod rename;
 mod resize;
@@ -30,6 +31,7 @@ pub(crate) enum Command {
     Tree(tree::Flags),
     Info(info::Flags),
     Fill(fill::Flags),
+    Profile(profile::Flags),
     Rename(rename::Flags),
     Resize(resize::Flags),
     Remove(remove::Flags),
@@ -49,6 +51,7 @@ pub(crate) fn run(command: &Command, session: &Session) -> Result<()> {
         Command::Tree(flags) => tree::run(flags, session),
         Command::Info(flags) => info::run(flags, session),
         Command::Fill(flags) => fill::run(flags, session),
+        Command::Profile(flags) => profile::run(flags, session),
         Command::Rename(flags) => rename::run(flags, session),
         Command::Resize(flags) => resize::run(flags, session),
         Command::Remove(flags) => remove::run(flags, session),

@@ -143,7 +143,7 @@ impl Origins<HostDirectory> for OfPeer<'_> {
         };
         let found = list.iter().find(|dependant| self.is(dependant, &id)).ok_or_else(gone)?;
         let source = self.daemon.pool.open_left_snapshot(ImageId(found.snapshot))?;
-        Ok((source, Vec::new()))
+        Ok((source, self.daemon.profiles.of_image(ImageId(found.image))))
     }
 
     fn let_go(&self, id: DependantId) -> Result<()> {

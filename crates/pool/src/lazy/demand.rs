@@ -38,7 +38,7 @@ impl<D: Directory> Pool<D> {
         }
         let mut absent = vec![cluster];
         state.retain_absent(image, &mut absent)?;
-        if absent.is_empty() || blockyard_io::broken("LAZY-tell") {
+        if absent.is_empty() || blockyard_io::broken("I16-tell-absent") {
             return Ok(());
         }
         let place = cluster * CLUSTER_SIZE as u64;

@@ -43,7 +43,7 @@ impl<D: Directory> Pool<D> {
                 let inside = size.saturating_sub(at).min(CLUSTER_SIZE as u64) as usize;
                 let bytes = &data[step * CLUSTER_SIZE..(step + 1) * CLUSTER_SIZE];
                 let behind_end = bytes[inside..].iter().any(|byte| *byte != 0);
-                (found == expected || blockyard_io::broken("LAZY-unverified")) && !behind_end
+                found == expected && !behind_end
             })
             .collect();
         let mut at = 0;
@@ -94,7 +94,7 @@ impl<D: Directory> Pool<D> {
     ) -> Result<()> {
         let mut from = clusters.start;
         while from < clusters.end {
-            let turn = match blockyard_io::broken("LAZY-no-turn") {
+            let turn = match blockyard_io::broken("I16-no-turn") {
                 true => None,
                 false => Some(self.take_turn(image, from..clusters.end).await?),
             };
@@ -129,7 +129,7 @@ impl<D: Directory> Pool<D> {
     /// The first run of absent clusters in a range within one extent.
     fn first_absent(&self, image: ImageId, clusters: Range<u64>) -> Result<Option<Range<u64>>> {
         let mut absent: Vec<u64> = clusters.clone().collect();
-        if blockyard_io::broken("LAZY-overwrite") {
+        if blockyard_io::broken("I16-overwrite") {
             return Ok(Some(clusters));
         }
         self.lock().retain_absent(image, &mut absent)?;

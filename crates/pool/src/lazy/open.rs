@@ -32,7 +32,12 @@ impl<D: Directory> Pool<D> {
             }
         }
         for id in lazy {
-            let state = match self.load_list(id).await {
+            // Once more: what fails now may succeed.
+            let loaded = match self.load_list(id).await {
+                Err(_) => self.load_list(id).await,
+                loaded => loaded,
+            };
+            let state = match loaded {
                 Ok(state) => state,
                 Err(error) => LazyState::broken(error.to_string()),
             };

@@ -7,7 +7,7 @@ use crate::payload::Unpacker;
 use crate::wire::{Session, Wire, unexpected};
 use blockyard_block::{BufferMut, ContentHash, EXTENT_CLUSTERS, ImageId, ImageName, Result};
 use blockyard_io::{Directory, block_on};
-use blockyard_pool::{Fetch, Missing, Pool};
+use blockyard_pool::{Fetch, Missing, PROFILE_RUN_CLUSTERS, Pool};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,6 @@ use std::time::{Duration, Instant};
 const BATCH_CLUSTERS: usize = 64;
 /// Messages whose answers have not come.
 const WINDOW: usize = 4;
-/// Clusters in a run of a profile.
-const RUN_CLUSTERS: u64 = 16;
 /// Without anything to fetch the connection ends after this long.
 const IDLE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(100);
@@ -81,8 +79,8 @@ fn begin<D: Directory>(session: &mut Session<'_>, pool: &Pool<D>, image: ImageId
     match session.receive()? {
         Message::Profile(runs) => {
             let clusters = runs.into_iter().flat_map(|run| {
-                let first = u64::from(run) * RUN_CLUSTERS;
-                first..first + RUN_CLUSTERS
+                let first = u64::from(run) * PROFILE_RUN_CLUSTERS;
+                first..first + PROFILE_RUN_CLUSTERS
             });
             pool.set_fetch_order(image, clusters.collect());
             Ok(())

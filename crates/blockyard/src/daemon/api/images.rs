@@ -4,13 +4,15 @@ use super::answer::{Body, Failure, InPath, InQuery};
 use super::{Shared, blocking, describe, image_name};
 use crate::daemon::Daemon;
 use crate::daemon::lazy;
+use crate::daemon::profiles;
 use crate::daemon::storage::now_unix_s;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Json;
 use blockyard_api::{
     CloneImage, CreateImage, DiffRun, ErrorBody, Image, ImageDiff, ImageDigest, ImageList,
-    ImageMap, ImageTree, ImageTreeNode, MapRun, RenameImage, ResizeImage, SnapshotImage,
+    ImageMap, ImageProfile, ImageTree, ImageTreeNode, MapRun, OrderProfile, RenameImage,
+    ResizeImage, SnapshotImage,
 };
 use blockyard_block::{EXTENT_SIZE, Error, ErrorKind, ImageName, Result};
 use blockyard_pool::Relative;
@@ -135,7 +137,34 @@ fn remove_image(daemon: &Daemon, name: &ImageName, force: bool) -> Result<()> {
         daemon.dependants.check_none(id, name)?;
     }
     block_on(daemon.pool.remove_image(name, force))?;
+    daemon.profiles.forget(id)?;
     daemon.dependants.forget_image(&daemon.pool, id)
+}
+
+/// Where the image is read first, by a record that is being made or was kept.
+#[utoipa::path(get, path = "/v1/images/{name}/profile", params(("name" = String, Path)),
+    responses((status = 200, body = ImageProfile), (status = "4XX", body = ErrorBody)))]
+pub(super) async fn profile(
+    State(daemon): Shared,
+    InPath(name): InPath<String>,
+) -> Result<Json<ImageProfile>, Failure> {
+    let name = image_name(&name)?;
+    blocking(daemon, move |daemon| profiles::order(daemon, &name, None)).await.map(Json)
+}
+
+/// Begins, ends or forgets a record of where the image is read first. Pullers that use it before it is there
+/// bring that first.
+#[utoipa::path(post, path = "/v1/images/{name}/profile", params(("name" = String, Path)),
+    request_body = OrderProfile,
+    responses((status = 200, body = ImageProfile), (status = "4XX", body = ErrorBody)))]
+pub(super) async fn order_profile(
+    State(daemon): Shared,
+    InPath(name): InPath<String>,
+    Body(request): Body<OrderProfile>,
+) -> Result<Json<ImageProfile>, Failure> {
+    let name = image_name(&name)?;
+    let order = Some(request.order);
+    blocking(daemon, move |daemon| profiles::order(daemon, &name, order)).await.map(Json)
 }
 
 /// Brings the rest of an image that is used before it is there, in the background.
