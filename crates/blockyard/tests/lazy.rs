@@ -346,7 +346,8 @@ fn a_guest_boots_from_an_image_that_is_not_there_yet() {
     host.knows("origin", &origin, &[]);
     origin.import("web", &root_file_system(&origin));
     let started = Instant::now();
-    host.place.ok(&["pull", "origin/web", "--lazy", "--no-fill", "--rate", RATE]);
+    let lazy = ["pull", "origin/web", "--lazy", "--no-fill", "--rate", RATE];
+    host.place.ok(&[&lazy[..], &["--compress", "none"]].concat());
     let shown = started.elapsed();
     let listed = missing(&host, "web");
     let lazily = shown + boot(&host);
@@ -354,7 +355,7 @@ fn a_guest_boots_from_an_image_that_is_not_there_yet() {
     host.place.ok(&["image", "remove", "web"]);
     eventually("nothing is left", || host.place.json(&["pool", "status"])["bytes_physical"] == 0);
     let started = Instant::now();
-    host.place.ok(&["pull", "origin/web", "--rate", RATE]);
+    host.place.ok(&["pull", "origin/web", "--rate", RATE, "--compress", "none"]);
     let pulled = started.elapsed();
     let whole = pulled + boot(&host);
     println!(

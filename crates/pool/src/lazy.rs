@@ -21,7 +21,7 @@ pub(crate) mod manifest;
 mod open;
 
 pub use fetch::{Fetch, Lazy};
-pub(crate) use open::Disks;
+pub(crate) use open::{Disks, check_list};
 
 use crate::bitmap::Bitmap;
 use crate::extent::Slot;

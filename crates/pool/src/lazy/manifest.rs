@@ -253,3 +253,6 @@ fn broken() -> Error {
         "the list of what is missing of a lazy image is damaged: remove the image and pull it again",
     )
 }
+
+#[cfg(test)]
+mod tests;

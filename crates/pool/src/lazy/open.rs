@@ -10,6 +10,16 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 /// The open lists, by image.
 pub(crate) type Disks<K> = BTreeMap<ImageId, Arc<K>>;
 
+/// Reads all of a list.
+pub(crate) async fn check_list<D: Directory>(directory: &D, id: ImageId) -> Result<(), Error> {
+    let opened = directory.open(&manifest::path(id)).await;
+    let disk = opened.map_err(|error| Error::io("the list of what is missing", error))?;
+    for extent in manifest::load(&disk, id).await?.extents {
+        manifest::hashes(&disk, &extent).await?;
+    }
+    Ok(())
+}
+
 impl<D: Directory> Pool<D> {
     pub(crate) fn lazy_disks(&self) -> MutexGuard<'_, Disks<D::Disk>> {
         self.lists.lock().unwrap_or_else(PoisonError::into_inner)
