@@ -95,9 +95,9 @@ impl LazyState {
         let refused = |cluster: &&u64| self.refused.get(cluster).is_some_and(|until| *until > now);
         let why = match (&self.broken, &self.gone, absent.iter().find(refused)) {
             (Some(reason), ..) | (None, Some(reason), _) => reason.clone(),
-            (None, None, Some(_)) => "the origin cannot give it now".to_owned(),
+            (None, None, Some(_)) => "it cannot be had now; it is asked for again soon".to_owned(),
             (None, None, None) if now.saturating_sub(started.max(self.heard_ms)) > self.wait_ms => {
-                "its origin cannot be reached".to_owned()
+                "nothing comes from its origin".to_owned()
             }
             (None, None, None) => return Ok(()),
         };

@@ -144,15 +144,11 @@ impl<D: Directory> Pool<D> {
         self.fetched_event.notify(usize::MAX);
     }
 
-    /// The origin was heard; or will give nothing, and why.
+    /// Whether the origin will give nothing at all, and why.
     pub fn note_origin(&self, image: ImageId, gone: Option<String>) {
         {
             let mut state = self.lock();
-            let now = state.now_ms;
             let Some(lazy) = state.lazy_mut(image) else { return };
-            if gone.is_none() {
-                lazy.heard_ms = now;
-            }
             lazy.gone = gone;
         }
         self.fetched_event.notify(usize::MAX);

@@ -53,7 +53,12 @@ impl<D: Directory> Pool<D> {
             if run[0] {
                 let clusters = first + steps.start as u64..first + steps.end as u64;
                 let bytes = data.slice(steps.start * CLUSTER_SIZE..steps.end * CLUSTER_SIZE);
-                self.put_absent(image, clusters, &hashes[steps], &bytes).await?;
+                let put = self.put_absent(image, clusters.clone(), &hashes[steps], &bytes).await;
+                if let Err(error) = put {
+                    // Without space, say: who waits is not let wait for what comes in vain.
+                    self.end_fetch(image, 0..0, &clusters.collect::<Vec<u64>>());
+                    return Err(error);
+                }
             }
         }
         let bad = (first..).zip(&sound).filter(|(_, sound)| !**sound).map(|(at, _)| at);
