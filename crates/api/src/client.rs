@@ -137,6 +137,24 @@ impl Client {
         self.post(&image_path(name, "/push"), request)
     }
 
+    /// Brings the rest of an image that is used before it is there.
+    pub fn fill_image(&mut self, name: &str) -> Result<Image> {
+        self.post(&image_path(name, "/fill"), &())
+    }
+
+    /// Where the image is read first; with an order, begins, ends or forgets the record of it.
+    pub fn image_profile(
+        &mut self,
+        name: &str,
+        order: Option<ProfileOrder>,
+    ) -> Result<ImageProfile> {
+        let path = image_path(name, "/profile");
+        match order {
+            None => self.get(&path),
+            Some(order) => self.post(&path, &OrderProfile { order }),
+        }
+    }
+
     /// Starts making the image `name` of one that a peer has, or a quote.
     pub fn pull_image(&mut self, name: &str, request: &PullImage) -> Result<Job> {
         self.post(&image_path(name, "/pull"), request)

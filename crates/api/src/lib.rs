@@ -12,9 +12,10 @@ pub use client::{Client, Upload};
 pub use types::{
     CloneImage, Compression, CreateImage, DaemonIdentity, DaemonStatus, Damage, DamagePlace,
     DiffRun, DiffState, ErrorBody, ErrorDetail, ExportFile, ExportReport, FileFormat, Image,
-    ImageAccess, ImageClient, ImageDiff, ImageDigest, ImageKind, ImageList, ImageMap, ImageTree,
-    ImageTreeNode, ImportFile, ImportReport, Job, JobKind, JobList, JobReport, JobState, MapRun,
-    MapState, Peer, PeerAllow, PeerList, PoolStatus, ProgressUnit, PullImage, PushImage,
+    ImageAccess, ImageClient, ImageDependant, ImageDiff, ImageDigest, ImageKind, ImageLazy,
+    ImageList, ImageMap, ImageProfile, ImageTree, ImageTreeNode, ImportFile, ImportReport, Job,
+    JobKind, JobList, JobReport, JobState, LazyTerms, MapRun, MapState, OrderProfile, Peer,
+    PeerAllow, PeerList, PoolStatus, ProfileOrder, ProgressUnit, PullImage, PushImage,
     ReclaimReport, ReclaimSpace, RenameImage, ResizeImage, ScrubReport, SnapshotImage,
     TransferProgress, TransferReport, TransferTerms, UnreadableRun,
 };

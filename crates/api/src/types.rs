@@ -9,8 +9,9 @@ mod pool;
 
 pub use error::{ErrorBody, ErrorDetail};
 pub use image::{
-    CloneImage, CreateImage, Image, ImageAccess, ImageClient, ImageDigest, ImageKind, ImageList,
-    ImageTree, ImageTreeNode, RenameImage, ResizeImage, SnapshotImage,
+    CloneImage, CreateImage, Image, ImageAccess, ImageClient, ImageDependant, ImageDigest,
+    ImageKind, ImageLazy, ImageList, ImageProfile, ImageTree, ImageTreeNode, OrderProfile,
+    ProfileOrder, RenameImage, ResizeImage, SnapshotImage,
 };
 pub use job::{
     Damage, DamagePlace, ExportFile, ExportReport, FileFormat, ImportFile, ImportReport, Job,
@@ -19,7 +20,7 @@ pub use job::{
 };
 pub use map::{DiffRun, DiffState, ImageDiff, ImageMap, MapRun, MapState};
 pub use peer::{
-    Compression, DaemonIdentity, Peer, PeerAllow, PeerList, PullImage, PushImage, TransferReport,
-    TransferTerms,
+    Compression, DaemonIdentity, LazyTerms, Peer, PeerAllow, PeerList, PullImage, PushImage,
+    TransferReport, TransferTerms,
 };
 pub use pool::{DaemonStatus, PoolStatus};

@@ -5,16 +5,20 @@
 //! pool is closed in order. Ended hard instead, it loses nothing acknowledged (I15).
 
 mod api;
+mod dependants;
 mod engine;
 mod exports;
 mod high_water;
 pub(crate) mod jobs;
+mod kept_list;
+mod lazy;
 mod log;
 mod notify;
 mod orders;
 mod peer_runtime;
 mod peers;
 pub(crate) mod plan;
+mod profiles;
 mod sockets;
 pub(crate) mod storage;
 mod transfers;
@@ -23,12 +27,15 @@ mod usage;
 use crate::config::Config;
 use anyhow::{Context, Result};
 use blockyard_nbd::{Limits, Server};
+use dependants::Dependants;
 use engine::{EngineThreads, HostPool};
 use jobs::Jobs;
+use lazy::LazyImages;
 use orders::Orders;
 use peer_runtime::PeerRuntime;
 use peers::Peers;
 use plan::Plan;
+use profiles::Profiles;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use sockets::{Access, BoundSocket};
 use std::io::Write;
@@ -61,6 +68,9 @@ pub(crate) struct Daemon {
     usage: Arc<Usage>,
     peers: Peers,
     orders: Orders,
+    dependants: Dependants,
+    lazy: LazyImages,
+    profiles: Profiles,
     started: Instant,
 }
 
@@ -113,8 +123,13 @@ async fn serve(plan: Plan, storage: &Storage, to_peers: &Arc<PeerRuntime>) -> Re
     let usage = Arc::<Usage>::default();
     let peers = Peers::load(&plan, to_peers)?;
     let orders = Orders::load(&plan.pool)?;
+    let dependants = Dependants::load(&plan.pool)?;
+    let lazy = LazyImages::load(&plan.pool)?;
+    let profiles = Profiles::load(&plan.pool)?;
     let started = Instant::now();
-    let daemon = Arc::new(Daemon { plan, pool, jobs, usage, peers, orders, started });
+    let daemon =
+        Daemon { plan, pool, jobs, usage, peers, orders, dependants, lazy, profiles, started };
+    let daemon = Arc::new(daemon);
 
     let exports = Arc::new(exports::Images::new(Arc::clone(&daemon.pool)));
     let mut limits = Limits::default();
@@ -129,10 +144,12 @@ async fn serve(plan: Plan, storage: &Storage, to_peers: &Arc<PeerRuntime>) -> Re
     let (stop_peers, peers_stop) = watch::channel(false);
     // Before peers can ask: these keep the numbers that their jobs had.
     transfers::take_up(&daemon);
+    lazy::start_fills(&daemon);
     if let Some(listener) = daemon.peers.listener()? {
         transfers::listen(&daemon, listener, peers_stop)?;
     }
     drop(tokio::spawn(transfers::watch_left(Arc::clone(&daemon))));
+    drop(tokio::spawn(lazy::watch_debts(Arc::clone(&daemon))));
     announce(&daemon);
 
     let name = signals.next().await;

@@ -131,6 +131,7 @@ pub async fn check<D: Directory>(
     let mut usage = Usage::derive(&records, regions_on_disk, &mut findings);
     records.count(&mut counts);
     usage.count(&records.regions, &mut counts);
+    check_lists(directory, &records, &mut findings).await;
     let mut judge = content::Judge::new(&files, &records.regions, &usage, options, progress);
     judge.run().await;
     counts.clusters_verified = judge.verified;
@@ -141,6 +142,15 @@ pub async fn check<D: Directory>(
         maps::check_tails(&records, regions_on_disk, data, &mut findings).await;
     }
     Ok(report(counts, findings))
+}
+
+/// The lists of what is missing of lazy images, and all hashes in them.
+async fn check_lists<D: Directory>(directory: &D, records: &Records, findings: &mut Findings) {
+    for (id, image) in records.images.iter().filter(|(_, image)| image.lazy) {
+        if let Err(error) = crate::lazy::check_list(directory, *id).await {
+            findings.in_image(&image.name, 0, error.to_string());
+        }
+    }
 }
 
 fn report(counts: CheckCounts, findings: Findings) -> CheckReport {

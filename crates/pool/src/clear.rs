@@ -138,6 +138,10 @@ impl<D: Directory> Pool<D> {
         let mut state = self.lock();
         state.check_writable()?;
         state.check_within(image, index, 1)?;
+        let lazy = state.image(image)?.lazy.as_deref();
+        if lazy.is_some_and(|lazy| lazy.lists_any(index)) && !blockyard_io::broken("I16-zero") {
+            return Ok(false);
+        }
         let growth = state.metadata_growth(image, index, 0);
         if growth > state.metadata_room() || state.frees.are_many() {
             return Ok(false);

@@ -230,6 +230,8 @@ impl<D: Directory> Pool<D> {
             state.space_exhausted = false;
         }
         self.maintenance_event.notify(usize::MAX);
+        // Who waits for an origin looks at the clock.
+        self.fetched_event.notify(usize::MAX);
         self.wake_wanted(state);
     }
 }

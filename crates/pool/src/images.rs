@@ -2,6 +2,7 @@
 //! change is durable; cut off before, it has not happened.
 
 use crate::extent::Slot;
+use crate::lazy::LazyState;
 use crate::pool::{Pool, Turn};
 use crate::records::{IMAGE_SIZE_MAX, ImageRecord, pages_for};
 use crate::state::{State, Sweep};
@@ -78,6 +79,15 @@ impl<D: Directory> Pool<D> {
     /// Makes everything written durable and the image visible in one step. `Exists` if the name was
     /// taken meanwhile.
     pub async fn reveal_import(&self, volume: Volume<D>) -> Result<ImageId> {
+        self.reveal(volume, None).await
+    }
+
+    /// The same; a lazy image shows with what is absent of it.
+    pub(crate) async fn reveal(
+        &self,
+        volume: Volume<D>,
+        lazy: Option<Box<LazyState>>,
+    ) -> Result<ImageId> {
         let id = volume.image();
         {
             let _turn = self.take_turn(id, WHOLE_IMAGE).await?;
@@ -86,6 +96,8 @@ impl<D: Directory> Pool<D> {
             state.check_free(&name)?;
             let record = &mut state.image_mut(id)?.record;
             (record.hidden, record.kept) = (false, false);
+            record.lazy = lazy.is_some();
+            state.image_mut(id)?.lazy = lazy;
             state.names.insert(name, id);
             state.touch(crate::records::RecordKey::Image(id));
             state.seal();
@@ -122,7 +134,11 @@ impl<D: Directory> Pool<D> {
             state.seal();
             self.wake_wanted(state);
         }
-        self.commit_now().await
+        self.fetched_event.notify(usize::MAX);
+        self.demand_event.notify(usize::MAX);
+        self.commit_now().await?;
+        self.remove_list(id).await;
+        Ok(())
     }
 
     /// Finds an image and waits until no change of it is in flight.
@@ -183,6 +199,7 @@ impl<D: Directory> Pool<D> {
             }
             let old = image.record.size;
             if size < old {
+                state.check_not_lazy(id, "shrunk")?;
                 state.check_unused(id, force, "shrunk")?;
                 state.image_mut(id)?.shrinking_to = Some(size);
             }
@@ -281,6 +298,7 @@ impl<D: Directory> Pool<D> {
         let room = 2 * self.record_length(source_id)? + 512;
         let _turn = self.take_turn(source_id, WHOLE_IMAGE).await?;
         let mut state = self.lock_with_room(room).await?;
+        state.check_not_lazy(source_id, "a source of others")?;
         if !hidden {
             state.check_free(name)?;
         }
@@ -395,6 +413,7 @@ fn new_record(name: &ImageName, size: u64, created_unix_s: u64) -> Result<ImageR
         kind: ImageKind::Writable,
         hidden: false,
         kept: false,
+        lazy: false,
         size,
         created_unix_s,
         pages: vec![None; pages_for(size)],

@@ -323,6 +323,8 @@ impl State {
             shrinking_to: None,
             short_since: None,
             left_unix_s: None,
+            lazy: None,
+            profile: None,
             size,
         };
         self.images.insert(id, image);

@@ -122,7 +122,9 @@ impl<D: Directory> Pool<D> {
             &recovery,
             available,
         )?;
-        Ok(Arc::new(Pool::assemble(state, directory, data, hashes, store)))
+        let pool = Pool::assemble(state, directory, data, hashes, store);
+        pool.load_lists().await;
+        Ok(Arc::new(pool))
     }
 
     /// Waits for requests in flight, commits, writes hashes, clears intents as far as five seconds
@@ -165,6 +167,8 @@ impl<D: Directory> Pool<D> {
             &self.log_event,
             &self.maintenance_event,
             &self.reclaim_event,
+            &self.fetched_event,
+            &self.demand_event,
         ] {
             event.notify(usize::MAX);
         }

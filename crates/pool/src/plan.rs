@@ -130,6 +130,8 @@ impl State {
     ) -> Result<Planned> {
         self.check_writable()?;
         self.check_within(image, extent_index, first_slot + contents.len())?;
+        let of_lazy = self.contents_of_lazy(image, extent_index, first_slot, contents)?;
+        let contents = of_lazy.as_deref().unwrap_or(contents);
         if self.regions.pending_bytes() > self.options.pending_hashes_bytes_max {
             self.wanted.hashes = true;
             return Ok(Planned::Wait(self.progress));
@@ -155,6 +157,25 @@ impl State {
         self.reserved += reserved;
         let epoch = self.epochs.enter();
         Ok(Planned::Go(Plan { image, extent_index, first_slot, targets, epoch, reserved }))
+    }
+
+    /// Zeros in a lazy image are reserved where something is listed to come: a slot that is zero there is absent.
+    fn contents_of_lazy(
+        &self,
+        image: ImageId,
+        extent_index: u64,
+        first_slot: usize,
+        contents: &[Content],
+    ) -> Result<Option<Vec<Content>>> {
+        let Some(lazy) = &self.image(image)?.lazy else { return Ok(None) };
+        if !lazy.lists_any(extent_index) || blockyard_io::broken("I16-zero") {
+            return Ok(None);
+        }
+        let of_slot = |(content, slot): (&Content, usize)| match *content {
+            Content::Zero | Content::Hole if lazy.lists(extent_index, slot) => Content::Reserved,
+            other => other,
+        };
+        Ok(Some(contents.iter().zip(first_slot..).map(of_slot).collect()))
     }
 
     /// Pins what is overwritten, and sees to intents, watches and the regions' counts of writes.

@@ -6,6 +6,7 @@
 
 use crate::frees::Generation;
 use crate::index::kept::Kept;
+use crate::lazy::Disks;
 use crate::ranges::Ticket;
 use crate::state::State;
 use crate::store::Store;
@@ -42,6 +43,12 @@ pub struct Pool<D: Directory> {
     pub(crate) reclaim_event: Event,
     /// Something that requests wait for has happened.
     progress_event: Event,
+    /// Something came of a lazy image, or does not come.
+    pub(crate) fetched_event: Event,
+    /// Something absent is waited for.
+    pub(crate) demand_event: Event,
+    /// The lists of lazy images.
+    pub(crate) lists: Mutex<Disks<D::Disk>>,
     /// The background tasks shall return.
     pub(crate) stop_event: Event,
 }
@@ -68,6 +75,9 @@ impl<D: Directory> Pool<D> {
             maintenance_event: Event::new(),
             reclaim_event: Event::new(),
             progress_event: Event::new(),
+            fetched_event: Event::new(),
+            demand_event: Event::new(),
+            lists: Mutex::default(),
             stop_event: Event::new(),
         }
     }

@@ -26,6 +26,7 @@ impl<D: Directory> Pool<D> {
     pub(crate) async fn digest_of(&self, id: ImageId) -> Result<ContentHash> {
         let (size, extents) = {
             let state = self.lock();
+            state.check_not_lazy(id, "compared")?;
             (state.image(id)?.record.size, state.image_extents(id))
         };
         let mut summaries = Vec::with_capacity(extents.len());
@@ -102,6 +103,7 @@ impl<D: Directory> Pool<D> {
         let first = offset / size;
         let (extent, next, image_size, _in_epoch) = {
             let mut state = self.lock();
+            state.check_not_lazy(state.find(name)?, "shown as a map")?;
             let record = &state.image(state.find(name)?)?.record;
             let index = first / EXTENT_CLUSTERS as u64;
             let extent = state.extent_at(record, index).map(|id| state.extents[&id].extent.clone());

@@ -31,6 +31,13 @@ impl<D: Directory> Drop for InEpoch<'_, D> {
     }
 }
 
+/// What a look-up found.
+enum LookedUp<'a, D: Directory> {
+    Here(Vec<SlotRun>, InEpoch<'a, D>),
+    /// These clusters of a lazy image must come first.
+    Absent(Vec<u64>),
+}
+
 /// A cluster that was compared with its hash.
 enum Verified {
     Bytes(BufferMut),
@@ -50,7 +57,12 @@ impl<D: Directory> Pool<D> {
         offset: u64,
         length: u64,
     ) -> Result<Vec<Segment>> {
-        let (runs, _in_epoch) = self.look_up(image, offset, length)?;
+        let (runs, _in_epoch) = loop {
+            match self.look_up(image, offset, length)? {
+                LookedUp::Here(runs, in_epoch) => break (runs, in_epoch),
+                LookedUp::Absent(clusters) => self.wait_fetched(image, clusters).await?,
+            }
+        };
         let size = CLUSTER_SIZE as u64;
         let mut segments = Vec::with_capacity(runs.len());
         let mut cluster = offset / size;
@@ -74,20 +86,23 @@ impl<D: Directory> Pool<D> {
     }
 
     /// The runs of a range, joined where they continue each other, and a place in the epoch.
-    fn look_up(
-        &self,
-        image: ImageId,
-        offset: u64,
-        length: u64,
-    ) -> Result<(Vec<SlotRun>, InEpoch<'_, D>)> {
+    fn look_up(&self, image: ImageId, offset: u64, length: u64) -> Result<LookedUp<'_, D>> {
         let mut state = self.lock();
-        let found = state.image(image)?;
+        let found = state.image_mut(image)?;
         found.check_range(offset, length)?;
         let clusters = cluster_range(offset, length);
+        if let Some(profile) = &mut found.profile {
+            profile.note(&clusters);
+        }
+        let found = state.image(image)?;
         let mut runs: Vec<SlotRun> = Vec::new();
+        let mut absent = Vec::new();
         let mut at = clusters.start;
         while at < clusters.end {
             let (slot, count) = state.run_at(&found.record, at, (clusters.end - at) as usize);
+            if let (Some(lazy), Slot::Zero) = (&found.lazy, slot) {
+                lazy.absent_in(at, count, &mut absent);
+            }
             at += count as u64;
             match (runs.last_mut(), slot) {
                 (Some((Slot::Data(first), length)), Slot::Data(next))
@@ -98,8 +113,11 @@ impl<D: Directory> Pool<D> {
                 _ => runs.push((slot, count)),
             }
         }
+        if !absent.is_empty() && !blockyard_io::broken("I16-tell-absent") {
+            return Ok(LookedUp::Absent(absent));
+        }
         let epoch = state.epochs.enter();
-        Ok((runs, InEpoch { pool: self, epoch }))
+        Ok(LookedUp::Here(runs, InEpoch { pool: self, epoch }))
     }
 
     /// Reads consecutive clusters. The caller holds an epoch or knows that they stay.
@@ -148,6 +166,8 @@ impl<D: Directory> Pool<D> {
             (slot, self.enter_epoch(&mut state))
         };
         let Slot::Data(place) = slot else {
+            // Waited for before the caller took its turn: what is present stays so.
+            self.check_present(image, cluster)?;
             return Ok(Verified::Bytes(BufferMut::zeroed(CLUSTER_SIZE)));
         };
         let expected = self.hash_of(place).await?;
@@ -188,10 +208,17 @@ impl<D: Directory> Pool<D> {
                 break;
             }
             let (slot, count) = state.run_at(&found.record, at, (clusters.end - at) as usize);
+            let mut absent = Vec::new();
+            if let (Some(lazy), Slot::Zero) = (&found.lazy, slot) {
+                lazy.absent_in(at, count, &mut absent);
+            }
             let run_start = (at * size).max(offset);
             at += count as u64;
             let length = (at * size).min(offset + length) - run_start;
+            // A lazy image's runs are not told more finely than this: what is absent is data, and what is zero beside it
+            // may be told as data.
             let kind = match slot {
+                Slot::Zero if !absent.is_empty() => AllocationState::Data,
                 Slot::Zero => AllocationState::Hole,
                 Slot::Reserved(_) => AllocationState::ReservedZero,
                 Slot::Data(_) => AllocationState::Data,

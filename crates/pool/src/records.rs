@@ -176,6 +176,8 @@ pub(crate) struct ImageRecord {
     /// Of a hidden one: what was received of an image, or is being sent. It stays over a crash, and is hidden
     /// still.
     pub(crate) kept: bool,
+    /// It shows before everything of it has come; `lazy/` has the list of what is missing.
+    pub(crate) lazy: bool,
     pub(crate) size: u64,
     pub(crate) created_unix_s: u64,
     pub(crate) pages: Vec<Option<MapPageId>>,
@@ -198,7 +200,7 @@ impl ImageRecord {
         let mut out = Vec::with_capacity(self.encoded_length());
         out.push(self.name.as_str().len() as u8);
         out.extend_from_slice(self.name.as_str().as_bytes());
-        let flags = [self.kind == ImageKind::Snapshot, self.hidden, self.kept];
+        let flags = [self.kind == ImageKind::Snapshot, self.hidden, self.kept, self.lazy];
         out.push(flags.iter().zip(0..).map(|(flag, bit)| u8::from(*flag) << bit).sum());
         out.extend_from_slice(&self.size.to_le_bytes());
         out.extend_from_slice(&self.created_unix_s.to_le_bytes());
@@ -218,8 +220,9 @@ impl ImageRecord {
         let size = fields.u64()?;
         let created_unix_s = fields.u64()?;
         let page_count = fields.u32()? as usize;
-        let fits = flags <= 7
+        let fits = flags <= 15
             && (flags & 4 == 0 || flags & 2 != 0)
+            && (flags & 8 == 0 || flags & 3 == 0)
             && size <= IMAGE_SIZE_MAX
             && size.is_multiple_of(SECTOR_SIZE)
             && page_count == pages_for(size)
@@ -233,8 +236,8 @@ impl ImageRecord {
             pages.push((id != 0).then_some(MapPageId(id)));
         }
         let kind = if flags & 1 == 1 { ImageKind::Snapshot } else { ImageKind::Writable };
-        let (hidden, kept) = (flags & 2 != 0, flags & 4 != 0);
-        Ok(ImageRecord { name, kind, hidden, kept, size, created_unix_s, pages })
+        let (hidden, kept, lazy) = (flags & 2 != 0, flags & 4 != 0, flags & 8 != 0);
+        Ok(ImageRecord { name, kind, hidden, kept, lazy, size, created_unix_s, pages })
     }
 }
 

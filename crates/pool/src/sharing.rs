@@ -97,6 +97,7 @@ impl<D: Directory> Pool<D> {
             let mut state = self.lock();
             let mut ids = Vec::with_capacity(2);
             for name in [one, other] {
+                state.check_not_lazy(state.find(name)?, "compared")?;
                 let record = &state.image(state.find(name)?)?.record;
                 ids.push(state.extent_at(record, index));
             }

@@ -13,6 +13,8 @@ use crate::epochs::{Epochs, Growth};
 use crate::extent::{Extent, Slot};
 use crate::frees::{Generation, PendingFrees};
 use crate::journal::{Journal, RecordChange};
+use crate::lazy::LazyState;
+use crate::profile::Profile;
 use crate::ranges::RangeTable;
 use crate::reclaim::Shortage;
 use crate::records::{ImageRecord, MapPage, PoolRecord, RecordKey, RegionRecord};
@@ -41,6 +43,10 @@ pub(crate) struct ImageState {
     /// A hidden image that nobody has open and that stays: since when, in seconds since 1970, 0 if that is not
     /// known.
     pub(crate) left_unix_s: Option<u64>,
+    /// It is used while it is filled; always there if the record says so.
+    pub(crate) lazy: Option<Box<LazyState>>,
+    /// Where it is read first is recorded.
+    pub(crate) profile: Option<Box<Profile>>,
     /// The size as open volumes see it.
     pub(crate) size: Arc<AtomicU64>,
 }

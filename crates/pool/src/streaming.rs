@@ -11,6 +11,7 @@
 //! data by some extent, trusted, unwatched by no one's write, and of the very hash (I6, I8).
 
 mod hashes;
+mod lazily;
 mod left;
 mod lookup;
 mod receive;

@@ -116,6 +116,7 @@ impl SyntheticPool {
                 kind: ImageKind::Writable,
                 hidden: false,
                 kept: false,
+                lazy: false,
                 size,
                 created_unix_s: 0,
                 pages,

@@ -194,6 +194,7 @@ impl<D: Directory> Pool<D> {
         clusters: Range<u64>,
     ) -> Result<()> {
         let mut looked = None;
+        self.wait_for_edges(image, offset, data.len() as u64).await?;
         loop {
             let turn = self.take_turn(image, clusters.clone()).await?;
             // The image may have been shrunk while this waited.

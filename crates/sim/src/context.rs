@@ -2,6 +2,7 @@
 
 use crate::handle::SimDirectory;
 use crate::judge::find_equal;
+use crate::lazy::Origin;
 use crate::model::Model;
 use crate::report::{Count, Totals};
 use crate::scenario::Scenario;
@@ -9,7 +10,9 @@ use crate::world::SimWorld;
 use blockyard_block::{Error, ErrorKind};
 use blockyard_pool::{Pool, Volume};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::rc::Rc;
 use std::sync::Arc;
 
 pub(crate) type SimPool = Pool<SimDirectory>;
@@ -26,6 +29,8 @@ pub(crate) struct Context {
     pub(crate) faulty: Cell<bool>,
     /// Milliseconds of simulated time.
     pub(crate) now_ms: Cell<u64>,
+    /// What the origins of lazy images have, by what names them.
+    pub(crate) origins: RefCell<BTreeMap<Vec<u8>, Rc<Origin>>>,
     verbose: bool,
     sequence: Cell<u64>,
     digest: Cell<u64>,
@@ -42,6 +47,7 @@ impl Context {
             violation: RefCell::default(),
             faulty: Cell::new(false),
             now_ms: Cell::new(0),
+            origins: RefCell::default(),
             verbose,
             sequence: Cell::new(0),
             digest: Cell::new(0xCBF2_9CE4_8422_2325),

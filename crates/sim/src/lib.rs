@@ -16,6 +16,7 @@ mod fault;
 mod file;
 mod handle;
 mod judge;
+mod lazy;
 mod manage;
 mod model;
 mod names;

@@ -30,6 +30,7 @@ impl Client {
             7 | 8 => self.resize().await,
             9 => self.rename().await,
             10 => self.import().await,
+            11 | 12 if self.context.one_in(2) => self.receive_lazily().await,
             11 | 12 => self.receive().await,
             _ => self.create().await,
         }
@@ -204,6 +205,10 @@ impl Client {
                 self.context.note(count);
                 self.context.model.borrow_mut().accept_change(start);
             }
+            Err(error) if is_lazy(&error) => {
+                self.context.trace(format_args!("{what}: {error}"));
+                self.context.model.borrow_mut().refuse_change(start);
+            }
             Err(error) => {
                 let excused = source.is_some_and(|source| source.borrow().disturbances > 0);
                 if excused && error.kind() == ErrorKind::NotFound {
@@ -230,4 +235,9 @@ impl Client {
         );
         by_kind && !self.context.faulty.get() || error.kind() == ErrorKind::Busy
     }
+}
+
+/// Some things cannot be done to an image that is not all there.
+fn is_lazy(error: &Error) -> bool {
+    error.kind() == ErrorKind::Busy && error.message().contains("is not all here yet")
 }

@@ -82,6 +82,23 @@ impl Client {
         receive: &mut Receive<SimDirectory>,
         volume: &SimVolume,
     ) -> Result<Vec<(u64, ContentHash)>> {
+        let told = self.take(receive, volume).await?;
+        let verify = self.context.one_in(2);
+        while let Some(missing) = receive.next_missing(verify).await? {
+            self.write_missing(receive, volume, missing).await?;
+        }
+        while let Some(missing) = receive.next_repeat().await? {
+            self.write_missing(receive, volume, missing).await?;
+        }
+        Ok(told)
+    }
+
+    /// Takes what the pool has of it; returns the summaries that were told.
+    pub(crate) async fn take(
+        &self,
+        receive: &mut Receive<SimDirectory>,
+        volume: &SimVolume,
+    ) -> Result<Vec<(u64, ContentHash)>> {
         let by_extent = self.context.one_in(2);
         let mut told = Vec::new();
         for (index, _) in volume.extent_summaries(0, usize::MAX).await? {
@@ -101,13 +118,6 @@ impl Client {
             self.context.totals.borrow_mut().note(Count::ClustersTaken, taken);
         }
         receive.remove_parts();
-        let verify = self.context.one_in(2);
-        while let Some(missing) = receive.next_missing(verify).await? {
-            self.write_missing(receive, volume, missing).await?;
-        }
-        while let Some(missing) = receive.next_repeat().await? {
-            self.write_missing(receive, volume, missing).await?;
-        }
         Ok(told)
     }
 
@@ -132,7 +142,7 @@ impl Client {
 
 /// A source that was written meanwhile does not have what it told; one that waits to be hashed again tells
 /// nothing. Space for the index is promised to nobody.
-fn may_miss(error: &Error) -> bool {
+pub(crate) fn may_miss(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::Busy => true,
         ErrorKind::Corrupt => error.message().contains(WRITTEN_MEANWHILE),
@@ -141,10 +151,10 @@ fn may_miss(error: &Error) -> bool {
     }
 }
 
-const WRITTEN_MEANWHILE: &str = "the source was written meanwhile";
+pub(crate) const WRITTEN_MEANWHILE: &str = "the source was written meanwhile";
 
 /// A cluster of the image; behind its end there are zeros.
-async fn read_cluster(volume: &SimVolume, offset: u64) -> Result<Vec<u8>> {
+pub(crate) async fn read_cluster(volume: &SimVolume, offset: u64) -> Result<Vec<u8>> {
     let length = volume.size().saturating_sub(offset).min(CLUSTER_SIZE as u64);
     let mut bytes = Vec::with_capacity(CLUSTER_SIZE);
     for segment in volume.read(offset, length).await? {

@@ -44,10 +44,13 @@ pub enum Count {
     ExtentsTaken,
     ClustersTaken,
     ClustersReceived,
+    LazyReceives,
+    ClustersFetched,
+    LazyFilled,
 }
 
 impl Count {
-    const ALL: [(Count, &str); 36] = [
+    const ALL: [(Count, &str); 39] = [
         (Count::Operations, "operations"),
         (Count::Kills, "kills"),
         (Count::PowerCuts, "power cuts"),
@@ -84,6 +87,9 @@ impl Count {
         (Count::ExtentsTaken, "extents taken whole"),
         (Count::ClustersTaken, "clusters taken by their hash"),
         (Count::ClustersReceived, "clusters received"),
+        (Count::LazyReceives, "images shown before they were there"),
+        (Count::ClustersFetched, "clusters fetched"),
+        (Count::LazyFilled, "lazy images filled"),
     ];
 }
 

@@ -32,6 +32,10 @@ impl Rot {
     /// Picks a cluster; `None` if none is trusted. What was written is made durable first.
     pub(crate) async fn pick(context: Rc<Context>) -> Result<Option<Rot>, String> {
         let pool = context.pool();
+        // Where a cluster is shown could not be told of images that are not all there.
+        if !pool.lazy_images().is_empty() {
+            return Ok(None);
+        }
         let at = |error| format!("before rot: {error}");
         let Some(first) = pool.images().into_iter().next() else { return Ok(None) };
         let volume = pool.open_image(&first.name, reader()).map_err(at)?;

@@ -4,6 +4,7 @@ use crate::client::Client;
 use crate::context::{Context, SimPool};
 use crate::executor::{Executor, Task};
 use crate::fault::{Fault, FaultError, OperationKind};
+use crate::lazy::fetch;
 use crate::report::{Count, Totals};
 use crate::rot::Rot;
 use crate::scenario::Scenario;
@@ -134,7 +135,12 @@ impl Run {
         drop(self.executor.spawn(async move { sync.run_sync().await }));
         drop(self.executor.spawn(async move { commit.run_commit().await }));
         self.context.set_pool(Some(pool));
-        self.maintained = self.context.one_in(2);
+        // What is fetched needs space, and the verification fetches.
+        let lazy = !self.context.pool().lazy_images().is_empty();
+        for _ in 0..2 {
+            drop(self.executor.spawn(fetch(Rc::clone(&self.context))));
+        }
+        self.maintained = self.context.one_in(2) || lazy;
         if self.maintained {
             self.start_maintenance();
         }

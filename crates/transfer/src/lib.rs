@@ -9,6 +9,7 @@
 mod allowed;
 mod client;
 mod identity;
+mod lazy;
 mod message;
 mod order;
 mod payload;
@@ -24,8 +25,10 @@ mod fake;
 pub use allowed::Allowed;
 pub use client::connect;
 pub use identity::{Fingerprint, Identity};
+pub use lazy::{DependantId, Fetched, Fetching, NoOrigins, Origins, fetch, pull_lazily, release};
 pub use order::{
-    Account, Caller, Direction, Failed, Moved, Order, Progress, Terms, answer, give_up, pull, push,
+    Account, Caller, Direction, Failed, Moved, Order, Progress, Terms, answer, answer_with,
+    give_up, pull, push,
 };
 pub use server::{Host, serve};
 pub use wire::{Wire, wire_pair};

@@ -1,13 +1,14 @@
 //! Messages as the roles see them. Decoding bounds every length and refuses what contradicts itself, so that
 //! nothing behind it needs to; it never panics, whatever came.
 
+use crate::lazy::DependantId;
 use crate::order::{Direction, Order, Terms};
 use crate::v1;
 use crate::v1::message::Kind;
 use blockyard_block::{
     CLUSTER_SIZE, ContentHash, EXTENT_CLUSTERS, Error, ErrorKind, ImageName, Result,
 };
-use blockyard_pool::ExtentHashes;
+use blockyard_pool::{ExtentHashes, PROFILE_RUNS_MAX};
 use prost::bytes::Bytes;
 
 /// Extents in one list of summaries.
@@ -92,6 +93,9 @@ pub(crate) enum Message {
     Wanted { index: u64, slots: SlotBits },
     WantedEnd,
     Clusters { index: u64, first_slot: usize, data: Payload },
+    Held,
+    Profile(Vec<u32>),
+    Withheld { index: u64, slots: SlotBits },
     Finish { digest: ContentHash },
     Done,
     Failure { kind: ErrorKind, message: String, again: bool },
@@ -114,6 +118,9 @@ impl Message {
             Message::Sampled { .. } => "Sampled",
             Message::Wanted { .. } | Message::WantedEnd => "Wanted",
             Message::Clusters { .. } => "Clusters",
+            Message::Held => "Held",
+            Message::Profile(_) => "Profile",
+            Message::Withheld { .. } => "Withheld",
             Message::Finish { .. } => "Finish",
             Message::Done => "Done",
             Message::Failure { .. } => "Failure",
@@ -189,6 +196,11 @@ impl Message {
                 let first_slot = first_slot as u32;
                 Kind::Clusters(v1::Clusters { index, first_slot, data, compressed })
             }
+            Message::Held => Kind::Held(v1::Held {}),
+            Message::Profile(runs) => Kind::Profile(v1::Profile { runs }),
+            Message::Withheld { index, slots } => {
+                Kind::Withheld(v1::Withheld { index, bits: Bytes::copy_from_slice(&slots.0) })
+            }
             Message::Finish { digest } => {
                 Kind::Finish(v1::Finish { digest: Bytes::copy_from_slice(&digest.0) })
             }
@@ -242,6 +254,15 @@ impl Message {
                 Message::Wanted { index: wanted.index, slots: SlotBits::decode(&wanted.bits)? }
             }
             Kind::Clusters(clusters) => decode_clusters(clusters)?,
+            Kind::Held(_) => Message::Held,
+            Kind::Profile(profile) if profile.runs.len() <= PROFILE_RUNS_MAX => {
+                Message::Profile(profile.runs)
+            }
+            Kind::Profile(_) => return Err(nonsense("a profile without end")),
+            Kind::Withheld(withheld) => Message::Withheld {
+                index: withheld.index,
+                slots: SlotBits::decode(&withheld.bits)?,
+            },
             Kind::Finish(finish) => Message::Finish { digest: one_hash(&finish.digest)? },
             Kind::Done(_) => Message::Done,
             Kind::Failure(failure) => Message::Failure {
@@ -258,6 +279,8 @@ fn encode_order(order: &Order) -> v1::Order {
     let direction = match order.direction {
         Direction::Push => v1::order::Direction::Push,
         Direction::Pull => v1::order::Direction::Pull,
+        Direction::Fetch => v1::order::Direction::Fetch,
+        Direction::Release => v1::order::Direction::Release,
     };
     v1::Order {
         direction: direction.into(),
@@ -268,6 +291,7 @@ fn encode_order(order: &Order) -> v1::Order {
         rate: order.terms.rate.unwrap_or(0),
         unverified: !order.terms.verify,
         sample: order.terms.sample,
+        dependant: order.dependant.map_or(Bytes::new(), |id| Bytes::copy_from_slice(&id.0)),
     }
 }
 
@@ -275,6 +299,8 @@ fn decode_order(order: &v1::Order) -> Result<Order> {
     let direction = match v1::order::Direction::try_from(order.direction) {
         Ok(v1::order::Direction::Push) => Direction::Push,
         Ok(v1::order::Direction::Pull) => Direction::Pull,
+        Ok(v1::order::Direction::Fetch) => Direction::Fetch,
+        Ok(v1::order::Direction::Release) => Direction::Release,
         _ => return Err(nonsense("an order without a direction")),
     };
     let terms = Terms {
@@ -285,7 +311,17 @@ fn decode_order(order: &v1::Order) -> Result<Order> {
     };
     terms.check()?;
     let image = ImageName::parse(&order.image)?;
-    Ok(Order { direction, image, quote: order.quote, again: order.again, terms })
+    let dependant = match order.dependant.len() {
+        0 => None,
+        _ => Some(DependantId(
+            order.dependant.as_ref().try_into().map_err(|_| nonsense("a dependant's id"))?,
+        )),
+    };
+    let of_lazy = matches!(direction, Direction::Fetch | Direction::Release);
+    if of_lazy && dependant.is_none() || dependant.is_some() && direction == Direction::Push {
+        return Err(nonsense("an order for no dependant, or a push for one"));
+    }
+    Ok(Order { direction, image, quote: order.quote, again: order.again, terms, dependant })
 }
 
 fn decode_summaries(summaries: &v1::Summaries) -> Result<Message> {

@@ -2,7 +2,8 @@
 
 use crate::VERSION;
 use crate::allowed::Allowed;
-use crate::message::Message;
+use crate::lazy::{DependantId, NoOrigins, Origins, answer_dependant};
+use crate::message::{Message, nonsense};
 use crate::receiver::{Receiver, receive_image};
 use crate::sender::send_image;
 use crate::wire::{Session, Wire, unexpected};
@@ -17,6 +18,10 @@ use std::time::Duration;
 pub enum Direction {
     Push,
     Pull,
+    /// Clusters of an image that was pulled to be used at once.
+    Fetch,
+    /// An end of that.
+    Release,
 }
 
 /// What a caller asks for.
@@ -30,6 +35,8 @@ pub struct Order {
     /// Asked for before, and cut off.
     pub again: bool,
     pub terms: Terms,
+    /// Of a pull: the callee keeps what it sends for this one.
+    pub dependant: Option<DependantId>,
 }
 
 /// How an image shall cross.
@@ -162,9 +169,9 @@ pub struct Caller<'a, D: Directory> {
 }
 
 impl<D: Directory> Caller<'_, D> {
-    fn order(&self, direction: Direction, image: &ImageName) -> Order {
+    pub(crate) fn order(&self, direction: Direction, image: &ImageName) -> Order {
         let (quote, again, terms) = (self.quote, self.again, self.terms);
-        Order { direction, image: image.clone(), quote, again, terms }
+        Order { direction, image: image.clone(), quote, again, terms, dependant: None }
     }
 }
 
@@ -191,7 +198,8 @@ pub fn pull<D: Directory>(
 ) -> Result<Account, Failed> {
     let order = caller.order(Direction::Pull, source);
     let mut session = Session::new(wire, caller.progress);
-    let receiver = Receiver { pool: caller.pool, name: target, now_unix_s: caller.now_unix_s };
+    let now_unix_s = caller.now_unix_s;
+    let receiver = Receiver { pool: caller.pool, name: target, now_unix_s, origin: None };
     let done = call(&mut session, caller.pool, order.clone())
         .and_then(|()| receive_image(&mut session, &receiver, &order));
     end(&mut session, done)
@@ -203,7 +211,7 @@ const GIVE_UP_PATIENCE: Duration = Duration::from_secs(5);
 /// Tells a peer that an image it was sent a part of does not come.
 pub fn give_up<D: Directory>(wire: Wire, pool: &Arc<Pool<D>>, target: &ImageName) {
     let (direction, image, terms) = (Direction::Push, target.clone(), Terms::default());
-    let order = Order { direction, image, quote: false, again: true, terms };
+    let order = Order { direction, image, quote: false, again: true, terms, dependant: None };
     let wire = wire.with_patience(GIVE_UP_PATIENCE, GIVE_UP_PATIENCE);
     let mut session = Session::new(wire, &Unwatched);
     // If it does not hear of it, it forgets the part after a day.
@@ -223,8 +231,21 @@ pub fn answer<D: Directory>(
     progress: &dyn Progress,
     noted: impl FnOnce(&Order),
 ) -> Result<Account, Failed> {
+    answer_with(wire, pool, allowed, now_unix_s, progress, noted, &NoOrigins)
+}
+
+/// The same; `origins` keeps what dependants fetch.
+pub fn answer_with<D: Directory>(
+    wire: Wire,
+    pool: &Arc<Pool<D>>,
+    allowed: &Allowed,
+    now_unix_s: u64,
+    progress: &dyn Progress,
+    noted: impl FnOnce(&Order),
+    origins: &dyn Origins<D>,
+) -> Result<Account, Failed> {
     let mut session = Session::new(wire, progress);
-    let done = answer_in(&mut session, pool, allowed, now_unix_s, noted);
+    let done = answer_in(&mut session, pool, allowed, now_unix_s, noted, origins);
     end(&mut session, done)
 }
 
@@ -234,6 +255,7 @@ fn answer_in<D: Directory>(
     allowed: &Allowed,
     now_unix_s: u64,
     noted: impl FnOnce(&Order),
+    origins: &dyn Origins<D>,
 ) -> Result<Account> {
     session.send(hello(pool)?)?;
     greet(session, pool)?;
@@ -253,11 +275,18 @@ fn answer_in<D: Directory>(
     }
     match order.direction {
         Direction::Push if !allowed.push => Err(denied("push images to this pool", "push")),
-        Direction::Pull if !allowed.pull => Err(denied("pull images from this pool", "pull")),
+        // Whoever may pull no more can still let go.
+        Direction::Pull | Direction::Fetch if !allowed.pull => {
+            Err(denied("pull images from this pool", "pull"))
+        }
         Direction::Push => {
-            let receiver = Receiver { pool, name: &order.image, now_unix_s };
+            let receiver = Receiver { pool, name: &order.image, now_unix_s, origin: None };
             receive_image(session, &receiver, &order)
         }
+        Direction::Pull | Direction::Fetch | Direction::Release if order.dependant.is_some() => {
+            answer_dependant(session, pool, &order, origins)
+        }
+        Direction::Fetch | Direction::Release => Err(nonsense("an order for no dependant")),
         Direction::Pull => {
             let source = block_on(pool.hold_snapshot(&order.image, false, now_unix_s))?;
             send_image(session, pool, &source, &order)
@@ -274,7 +303,11 @@ fn denied(what: &str, permission: &str) -> Error {
     )
 }
 
-fn call<D: Directory>(session: &mut Session<'_>, pool: &Arc<Pool<D>>, order: Order) -> Result<()> {
+pub(crate) fn call<D: Directory>(
+    session: &mut Session<'_>,
+    pool: &Arc<Pool<D>>,
+    order: Order,
+) -> Result<()> {
     session.send(hello(pool)?)?;
     session.send(Message::Order(order))?;
     greet(session, pool)
@@ -308,7 +341,7 @@ fn greet<D: Directory>(session: &mut Session<'_>, pool: &Pool<D>) -> Result<()> 
 }
 
 /// Tells the peer of a failure of this side, and counts.
-fn end(session: &mut Session<'_>, done: Result<Account>) -> Result<Account, Failed> {
+pub(crate) fn end(session: &mut Session<'_>, done: Result<Account>) -> Result<Account, Failed> {
     let (bytes_sent, bytes_received) = session.bytes();
     match done {
         Ok(account) => Ok(Account { bytes_sent, bytes_received, ..account }),

@@ -29,6 +29,8 @@ pub(crate) struct Receiver<'a, D: Directory> {
     pub(crate) pool: &'a Arc<Pool<D>>,
     pub(crate) name: &'a ImageName,
     pub(crate) now_unix_s: u64,
+    /// It shows before its clusters have come; this names where they are fetched.
+    pub(crate) origin: Option<Vec<u8>>,
 }
 
 /// What is being filled: an image, or nothing.
@@ -53,6 +55,9 @@ pub(crate) fn receive_image<D: Directory>(
     order: &Order,
 ) -> Result<Account> {
     let (pool, name) = (receiver.pool, receiver.name);
+    if receiver.origin.is_some() {
+        await_held(session)?;
+    }
     let (size, digest) = match session.receive() {
         Ok(Message::Offer { size, digest }) => (size, digest),
         Ok(other) => return Err(unexpected(&other, "Offer")),
@@ -75,7 +80,10 @@ pub(crate) fn receive_image<D: Directory>(
     }
     let receive = block_on(pool.begin_receive(name, size, receiver.now_unix_s))?;
     let mut target = Target::Image(Box::new(receive));
-    let account = fill_target(session, &mut target, pool, size, order);
+    let mut summaries = Vec::new();
+    let lazy = receiver.origin.is_some();
+    let account =
+        fill_target(session, &mut target, pool, size, order, lazy.then_some(&mut summaries));
     let Target::Image(receive) = target else { return account };
     let finished = account.and_then(|account| {
         let told = told_digest(session)?;
@@ -83,7 +91,15 @@ pub(crate) fn receive_image<D: Directory>(
     });
     match finished {
         Ok((account, told)) => {
-            match block_on(receive.finish(told)) {
+            let finished = match &receiver.origin {
+                Some(origin) => {
+                    let working = || session.still_working();
+                    let (origin, verify) = (origin.clone(), order.terms.verify);
+                    block_on(receive.finish_lazy(told, &summaries, origin, verify, working))
+                }
+                None => block_on(receive.finish(told)),
+            };
+            match finished {
                 // The one before this had heard everything, and only now made it.
                 Err(error) if error.kind() == ErrorKind::Exists && order.again => {
                     if !is_there(session, receiver, told)? {
@@ -103,6 +119,18 @@ pub(crate) fn receive_image<D: Directory>(
             }
             Err(error)
         }
+    }
+}
+
+/// An older daemon would send an image and keep nothing.
+fn await_held(session: &mut Session<'_>) -> Result<()> {
+    match session.receive()? {
+        Message::Held => Ok(()),
+        Message::Offer { .. } => Err(Error::new(
+            ErrorKind::Unsupported,
+            "the peer's blockyard knows no images that are used before they are there: pull without --lazy",
+        )),
+        other => Err(unexpected(&other, "Held")),
     }
 }
 
@@ -137,6 +165,7 @@ fn fill_target<D: Directory>(
     pool: &Pool<D>,
     size: u64,
     order: &Order,
+    lazy: Option<&mut Vec<(u64, ContentHash)>>,
 ) -> Result<Account> {
     if let Target::Image(receive) = target {
         let started = Instant::now();
@@ -145,7 +174,8 @@ fn fill_target<D: Directory>(
             sleep(UNTRUSTED_LOOK);
         }
     }
-    let (found, account) = find(session, target, size)?;
+    let is_lazy = lazy.is_some();
+    let (found, account) = find(session, target, size, lazy)?;
     let Target::Image(receive) = target else { return Ok(account) };
     check_space(pool, &account)?;
     let mut filling = Filling {
@@ -160,6 +190,10 @@ fn fill_target<D: Directory>(
         },
     };
     filling.take_found(session)?;
+    if is_lazy {
+        session.send(Message::WantedEnd)?;
+        return Ok(account);
+    }
     filling.fill(session)?;
     let (clusters_sent, (_, damaged)) = (filling.moved.done, filling.receive.verified());
     Ok(Account { clusters_sent, clusters_damaged: damaged, ..account })
@@ -172,7 +206,7 @@ fn quote<D: Directory>(
     order: &Order,
 ) -> Result<Account> {
     let mut target = Target::Quote(Box::new(lookup));
-    let mut account = find(session, &mut target, size).map(|(_, account)| account);
+    let mut account = find(session, &mut target, size, None).map(|(_, account)| account);
     if let Target::Quote(lookup) = target {
         block_on(lookup.close());
     }
@@ -192,6 +226,7 @@ fn find<D: Directory>(
     session: &mut Session<'_>,
     target: &mut Target<D>,
     size: u64,
+    mut told: Option<&mut Vec<(u64, ContentHash)>>,
 ) -> Result<(Found, Account)> {
     let mut extents_whole = 0;
     let mut next = 0;
@@ -204,6 +239,9 @@ fn find<D: Directory>(
             (Some((first, _)), Some((end, _))) if *first >= next => next = end.saturating_add(1),
             (None, None) if last => {}
             _ => return Err(nonsense("lists without an end, or out of order")),
+        }
+        if let Some(told) = &mut told {
+            told.extend_from_slice(&list);
         }
         let mut working = || session.still_working();
         let whole = match target {

@@ -253,7 +253,7 @@ impl<D: Directory> Sending<'_, D> {
 }
 
 /// Consecutive wanted slots, at most so many that fit a message.
-fn runs(slots: &SlotBits) -> Vec<(usize, usize)> {
+pub(crate) fn runs(slots: &SlotBits) -> Vec<(usize, usize)> {
     let mut runs: Vec<(usize, usize)> = Vec::new();
     for slot in slots.iter() {
         match runs.last_mut() {
@@ -265,7 +265,7 @@ fn runs(slots: &SlotBits) -> Vec<(usize, usize)> {
 }
 
 /// Whole clusters; behind the end of the image they are zero.
-fn read_run<D: Directory>(
+pub(crate) fn read_run<D: Directory>(
     source: &Volume<D>,
     index: u64,
     first_slot: usize,

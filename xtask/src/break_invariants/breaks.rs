@@ -117,6 +117,18 @@ pub(super) const BREAKS: &[Break] = &[
         what: "a damaged cluster is overwritten with the bytes of an equal one",
     },
     Break { name: "I15-no-journal", rule: "I15", what: "acknowledged changes are not journaled" },
+    Break {
+        name: "I16-zero",
+        rule: "I16",
+        what: "zeros in a lazy image leave a slot that is absent again",
+    },
+    Break { name: "I16-overwrite", rule: "I16", what: "what was fetched overwrites what is there" },
+    Break {
+        name: "I16-no-turn",
+        rule: "I16",
+        what: "what was fetched is put without the image's turn",
+    },
+    Break { name: "I16-tell-absent", rule: "I16", what: "what is absent is told as zeros" },
     Break { name: "sync-log", rule: "I2", what: "the log is not synced" },
     Break { name: "sync-hashes", rule: "I4", what: "the hash table is not synced" },
     Break { name: "sync-checkpoint", rule: "I2", what: "checkpoint parts are not synced" },

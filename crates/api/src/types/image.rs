@@ -24,6 +24,70 @@ pub struct Image {
     pub created_unix_s: u64,
     /// Who has the image open now.
     pub clients: Vec<ImageClient>,
+    /// Of an image that is used while it is filled: from where, and how far it is.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub lazy: Option<ImageLazy>,
+    /// Images of peers that are filled from this one.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub dependants: Vec<ImageDependant>,
+}
+
+/// An image that is not all there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageLazy {
+    /// The peer that has the rest, and the image's name there.
+    pub peer: String,
+    pub source: String,
+    /// What was missing when it was pulled, and what is still, in whole clusters.
+    pub bytes_listed: u64,
+    pub bytes_missing: u64,
+    /// Whether the rest is brought in the background, or only what is read.
+    pub fill: bool,
+    /// The job that fetches.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub job: Option<u64>,
+    /// Why nothing can be fetched, for good.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub broken: Option<String>,
+}
+
+/// Where an image is read first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageProfile {
+    /// It is being recorded. Else it is what was kept.
+    pub recording: bool,
+    /// Length of each run.
+    pub run_bytes: u64,
+    /// Where runs begin, in the order of their first use.
+    pub offsets: Vec<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OrderProfile {
+    pub order: ProfileOrder,
+}
+
+/// What shall become of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ProfileOrder {
+    /// Record from now on.
+    Start,
+    /// Record no more, and keep what was recorded with the image.
+    Stop,
+    /// Forget what was kept.
+    Forget,
+}
+
+/// An image of a peer that is filled from this one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageDependant {
+    pub peer: String,
+    /// Made by the peer.
+    pub id: String,
+    /// Seconds since 1970.
+    pub since_unix_s: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

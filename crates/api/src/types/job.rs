@@ -55,6 +55,8 @@ pub enum JobKind {
     Quote,
     /// What a peer asked for.
     Answer,
+    /// Fetching what is missing of an image that is in use. It ends when the image is filled or removed.
+    Fill,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -97,6 +97,25 @@ pub struct PullImage {
     pub quote: bool,
     #[serde(default)]
     pub terms: TransferTerms,
+    /// Show the image before it is there, and fill it while it is used.
+    #[serde(default)]
+    pub lazy: Option<LazyTerms>,
+}
+
+/// How an image is filled that is used before it is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LazyTerms {
+    /// Bring what nobody has asked for, too, in the background.
+    pub fill: bool,
+    /// A read of what is missing waits this long for an origin that cannot be reached, then it fails.
+    pub wait_s: u64,
+}
+
+impl Default for LazyTerms {
+    fn default() -> LazyTerms {
+        LazyTerms { fill: true, wait_s: 30 }
+    }
 }
 
 /// What a transfer took, or a quote says that it would.
@@ -111,7 +130,7 @@ pub struct TransferReport {
     pub bytes_found: u64,
     /// Clusters that the receiver lacked and whose content came with another.
     pub bytes_repeated: u64,
-    /// Clusters that crossed, or would, before compression.
+    /// Clusters that crossed, or would, before compression. Of an image that is used before it is there: those that are to come.
     pub bytes_missing: u64,
     /// Of those that crossed, the ones that the receiver seemed to have: they were damaged, or changed meanwhile.
     pub bytes_damaged: u64,

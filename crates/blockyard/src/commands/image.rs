@@ -5,10 +5,12 @@ mod create;
 mod diff;
 mod digest;
 mod export;
+mod fill;
 mod import;
 mod info;
 mod list;
 mod map;
+mod profile;
 mod remove;
 mod rename;
 mod resize;
@@ -28,6 +30,8 @@ pub(crate) enum Command {
     List(list::Flags),
     Tree(tree::Flags),
     Info(info::Flags),
+    Fill(fill::Flags),
+    Profile(profile::Flags),
     Rename(rename::Flags),
     Resize(resize::Flags),
     Remove(remove::Flags),
@@ -46,6 +50,8 @@ pub(crate) fn run(command: &Command, session: &Session) -> Result<()> {
         Command::List(flags) => list::run(flags, session),
         Command::Tree(flags) => tree::run(flags, session),
         Command::Info(flags) => info::run(flags, session),
+        Command::Fill(flags) => fill::run(flags, session),
+        Command::Profile(flags) => profile::run(flags, session),
         Command::Rename(flags) => rename::run(flags, session),
         Command::Resize(flags) => resize::run(flags, session),
         Command::Remove(flags) => remove::run(flags, session),

@@ -2,7 +2,7 @@
 
 use crate::commands::{Session, transfer};
 use anyhow::Result;
-use blockyard_api::PullImage;
+use blockyard_api::{LazyTerms, PullImage};
 use clap::Args;
 
 /// Get an image from another daemon, as it is there now; only what is missing here crosses
@@ -12,6 +12,15 @@ pub(crate) struct Flags {
     source: String,
     /// Its name here, if it shall be another
     target: Option<String>,
+    /// Show the image at once, to be used while it is filled: what is read first comes first
+    #[arg(long)]
+    lazy: bool,
+    /// Fetch only what is read, until `image fill`
+    #[arg(long, requires = "lazy")]
+    no_fill: bool,
+    /// Seconds that a read of what is missing waits for a peer that is away, before it fails
+    #[arg(long, requires = "lazy", value_name = "SECONDS", default_value_t = 30)]
+    wait: u64,
     #[command(flatten)]
     terms: transfer::TermsFlags,
 }
@@ -26,8 +35,14 @@ pub(crate) fn run(flags: &Flags, session: &Session) -> Result<()> {
         source: Some(source.to_owned()),
         quote: false,
         terms: flags.terms.terms(),
+        lazy: flags.lazy.then_some(LazyTerms { fill: !flags.no_fill, wait_s: flags.wait }),
     };
     let started = client.pull_image(target, &request)?;
-    let done = format!("pulled {source} from {peer} as {target}");
+    let done = match flags.lazy {
+        false => format!("pulled {source} from {peer} as {target}"),
+        true => format!(
+            "{target} can be used; what is missing of it comes from {peer} (`blockyard image info {target}` shows how much)"
+        ),
+    };
     transfer::finish(session, &mut client, started, "pull", &done)
 }

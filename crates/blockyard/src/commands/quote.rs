@@ -30,6 +30,7 @@ pub(crate) fn run(flags: &Flags, session: &Session) -> Result<()> {
             let request = PullImage {
                 peer: peer.to_owned(),
                 source: Some(source.to_owned()),
+                lazy: None,
                 quote: true,
                 terms,
             };

@@ -79,6 +79,8 @@ fn documented() -> OpenApiRouter<Arc<Daemon>> {
         .routes(routes!(images::list, images::create))
         .routes(routes!(images::tree))
         .routes(routes!(images::get, images::remove))
+        .routes(routes!(images::fill))
+        .routes(routes!(images::profile, images::order_profile))
         .routes(routes!(images::rename))
         .routes(routes!(images::resize))
         .routes(routes!(images::snapshot))

@@ -20,6 +20,8 @@ const FINISHED_KEPT: usize = 100;
 const RUNNING_MAX: usize = 16;
 /// What peers asked for has a bound of its own: they must not keep users from working.
 const ANSWERS_MAX: usize = 16;
+/// Images that are filled at the same time.
+const FILLS_MAX: usize = 1000;
 
 /// Of each job.
 const NOTES_KEPT: usize = 50;
@@ -173,6 +175,13 @@ impl Jobs {
     /// Asks a job to stop.
     pub(crate) fn cancel(&self, id: u64) -> Result<Job> {
         let shared = lock(&self.table).jobs.get(&id).cloned().ok_or_else(|| no_job(id))?;
+        if shared.kind == JobKind::Fill && !shared.has_ended() {
+            let image = shared.image.as_deref().unwrap_or_default();
+            let message = format!(
+                "{image} is used while it is filled: that ends when it is whole, or removed"
+            );
+            return Err(Error::new(ErrorKind::Busy, message));
+        }
         shared.cancelled.store(true, Ordering::Relaxed);
         Ok(shared.describe())
     }
@@ -249,9 +258,10 @@ impl Table {
 
     fn check_room(&self, kind: JobKind) -> Result<()> {
         let running = self.beside(kind).filter(|other| !other.has_ended()).count();
-        let (most, what) = match is_of_peer(kind) {
-            true => (ANSWERS_MAX, "transfers of peers"),
-            false => (RUNNING_MAX, "jobs"),
+        let (most, what) = match class(kind) {
+            Class::Peer => (ANSWERS_MAX, "transfers of peers"),
+            Class::Fill => (FILLS_MAX, "images are being filled:"),
+            Class::User => (RUNNING_MAX, "jobs"),
         };
         if running < most {
             return Ok(());
@@ -260,9 +270,9 @@ impl Table {
         Err(Error::new(ErrorKind::Busy, message))
     }
 
-    /// Jobs of users, or those that peers asked for: whichever `kind` is.
+    /// Jobs of users, those that peers asked for, or fills: whichever `kind` is.
     fn beside(&self, kind: JobKind) -> impl Iterator<Item = &Arc<Shared>> {
-        self.jobs.values().filter(move |other| is_of_peer(other.kind) == is_of_peer(kind))
+        self.jobs.values().filter(move |other| class(other.kind) == class(kind))
     }
 
     fn forget_old(&mut self, kind: JobKind) {
@@ -274,8 +284,20 @@ impl Table {
     }
 }
 
-fn is_of_peer(kind: JobKind) -> bool {
-    kind == JobKind::Answer
+/// What has a bound of its own.
+#[derive(PartialEq, Eq)]
+enum Class {
+    User,
+    Peer,
+    Fill,
+}
+
+fn class(kind: JobKind) -> Class {
+    match kind {
+        JobKind::Answer => Class::Peer,
+        JobKind::Fill => Class::Fill,
+        _ => Class::User,
+    }
 }
 
 impl Shared {
@@ -284,7 +306,7 @@ impl Shared {
     }
 
     fn is_transfer(&self) -> bool {
-        matches!(self.kind, JobKind::Push | JobKind::Pull)
+        matches!(self.kind, JobKind::Push | JobKind::Pull | JobKind::Fill)
     }
 
     fn describe(&self) -> Job {
@@ -328,6 +350,7 @@ fn activity(job: &Job) -> String {
         JobKind::Pull => "pull",
         JobKind::Quote => "quote",
         JobKind::Answer => "transfer that a peer asked for",
+        JobKind::Fill => "fill",
     };
     let image = job.image.as_ref().map(|image| format!(" of {image}")).unwrap_or_default();
     match job.total {

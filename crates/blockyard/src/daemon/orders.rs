@@ -3,7 +3,7 @@
 //! any other reason than the daemon's end.
 
 use crate::daemon::peers::replace;
-use blockyard_api::TransferTerms;
+use blockyard_api::{LazyTerms, TransferTerms};
 use blockyard_block::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -27,6 +27,11 @@ pub(crate) struct KeptOrder {
     pub(crate) terms: TransferTerms,
     /// Of a push: the id of the snapshot that is sent.
     pub(crate) snapshot: Option<u64>,
+    /// Of a pull of an image that shows at once: what its dependant is called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) dependant: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lazy: Option<LazyTerms>,
 }
 
 /// All of them.
@@ -98,6 +103,8 @@ mod tests {
             there: "web".to_owned(),
             terms: TransferTerms::default(),
             snapshot: Some(12),
+            dependant: None,
+            lazy: None,
         };
         Orders::load(folder.path()).unwrap().keep(&order).unwrap();
         let orders = Orders::load(folder.path()).unwrap();

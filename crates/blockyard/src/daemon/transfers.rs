@@ -6,20 +6,22 @@ mod moving;
 pub(crate) use left::watch_left;
 
 use crate::daemon::Daemon;
+use crate::daemon::dependants::OfPeer;
 use crate::daemon::jobs::JobHandle;
+use crate::daemon::lazy;
 use crate::daemon::orders::KeptOrder;
 use crate::daemon::storage::now_unix_s;
 use anyhow::Context;
 use blockyard_api::{
-    Compression, Job, JobKind, JobReport, ProgressUnit, TransferProgress, TransferReport,
-    TransferTerms,
+    Compression, Job, JobKind, JobReport, LazyTerms, ProgressUnit, TransferProgress,
+    TransferReport, TransferTerms,
 };
 use blockyard_block::{CLUSTER_SIZE, Error, ErrorKind, ImageName, Result};
 use blockyard_io::HostDirectory;
 use blockyard_pool::{ImageKind, LeftImage};
 use blockyard_transfer::{
     Account, Allowed, Caller, Direction, Fingerprint, Host, Moved, Order, Progress, Terms, Wire,
-    answer, connect, pull, push, serve,
+    answer_with, connect, pull, push, serve,
 };
 use pollster::block_on;
 use std::cell::Cell;
@@ -57,6 +59,8 @@ pub(crate) struct Wanted {
     pub(crate) there: ImageName,
     pub(crate) quote: bool,
     pub(crate) terms: TransferTerms,
+    /// Of a pull: it shows before it is there.
+    pub(crate) lazy: Option<LazyTerms>,
 }
 
 impl Wanted {
@@ -64,13 +68,13 @@ impl Wanted {
         match (self.quote, self.direction) {
             (true, _) => JobKind::Quote,
             (false, Direction::Push) => JobKind::Push,
-            (false, Direction::Pull) => JobKind::Pull,
+            (false, _) => JobKind::Pull,
         }
     }
 }
 
 /// How the transfer crate wants to be told.
-pub(super) fn terms_of(terms: &TransferTerms) -> Terms {
+pub(crate) fn terms_of(terms: &TransferTerms) -> Terms {
     Terms {
         compress: terms.compress == Compression::Zstd,
         rate: terms.rate,
@@ -96,9 +100,10 @@ pub(crate) fn start(daemon: &Arc<Daemon>, wanted: Wanted) -> Result<Job> {
 pub(crate) fn take_up(daemon: &Arc<Daemon>) {
     let orders = daemon.orders.list();
     let is_sent = |left: &LeftImage| orders.iter().any(|order| order.snapshot == Some(left.id.0));
-    daemon
-        .pool
-        .remove_left(now_unix_s(), |left| left.kind == ImageKind::Snapshot && !is_sent(left));
+    daemon.pool.remove_left(now_unix_s(), |left| {
+        let needed = is_sent(left) || daemon.dependants.keep_snapshot(left.id);
+        left.kind == ImageKind::Snapshot && !needed
+    });
     for order in orders {
         let job = order.job;
         let started = wanted_of(&order).and_then(|wanted| start_job(daemon, wanted, Some(order)));
@@ -117,6 +122,7 @@ fn wanted_of(order: &KeptOrder) -> Result<Wanted> {
         there: ImageName::parse(&order.there)?,
         quote: false,
         terms: order.terms.clone(),
+        lazy: order.lazy.clone(),
     })
 }
 
@@ -125,7 +131,13 @@ fn start_job(daemon: &Arc<Daemon>, wanted: Wanted, kept: Option<KeptOrder>) -> R
     let (mover, id) = (Arc::clone(daemon), kept.as_ref().map(|order| order.job));
     let work = move |job: &JobHandle| match wanted.quote {
         true => quote(&mover, &wanted, job),
-        false => moving::run(&mover, &wanted, kept, job),
+        false => {
+            let done = moving::run(&mover, &wanted, kept, job);
+            if wanted.lazy.is_some() {
+                lazy::start_fills(&mover);
+            }
+            done
+        }
     };
     daemon.jobs.start_as(id, kind, Some(&title), ProgressUnit::Bytes, work)
 }
@@ -139,14 +151,19 @@ fn quote(daemon: &Daemon, wanted: &Wanted, job: &JobHandle) -> Result<JobReport>
             let source = block_on(daemon.pool.hold_snapshot(&wanted.here, false, now_unix_s()))?;
             push(wire, &caller, &source, &wanted.there)
         }
-        Direction::Pull => pull(wire, &caller, &wanted.there, &wanted.here),
+        _ => pull(wire, &caller, &wanted.there, &wanted.here),
     };
     Ok(JobReport::Transfer(report(&account.map_err(|failed| failed.error)?, true, 0)))
 }
 
 /// A wire to the peer, and its certificate.
 fn call(daemon: &Daemon, wanted: &Wanted) -> Result<(Wire, Fingerprint)> {
-    let peer = daemon.peers.find(&wanted.peer)?;
+    dial(daemon, &wanted.peer)
+}
+
+/// The same by the peer's name.
+pub(crate) fn dial(daemon: &Daemon, peer: &str) -> Result<(Wire, Fingerprint)> {
+    let peer = daemon.peers.find(peer)?;
     let fingerprint = Fingerprint::parse(&peer.fingerprint)?;
     let identity = daemon.peers.identity()?;
     let wire = connect(&daemon.peers.runtime()?, &identity, &peer.address, fingerprint)
@@ -154,7 +171,7 @@ fn call(daemon: &Daemon, wanted: &Wanted) -> Result<(Wire, Fingerprint)> {
     Ok((wire, fingerprint))
 }
 
-fn report(account: &Account, quote: bool, cuts: u64) -> TransferReport {
+pub(crate) fn report(account: &Account, quote: bool, cuts: u64) -> TransferReport {
     let bytes = |clusters: u64| clusters.saturating_mul(CLUSTER_SIZE as u64);
     TransferReport {
         quote,
@@ -284,11 +301,15 @@ fn run_answer(
         let verb = match order.direction {
             Direction::Push => "sends",
             Direction::Pull => "takes",
+            Direction::Fetch => "fetches of",
+            Direction::Release => "lets go of",
         };
         let wants = if order.quote { "asks about" } else { verb };
         tracing::info!(peer = name, image = %order.image, "{wants}");
         job.note(format!("{name} {wants} {}", order.image));
     };
-    let account = answer(wire, &daemon.pool, allowed, now_unix_s(), &progress, noted);
+    let origins = OfPeer { daemon, fingerprint: peer, peer: name };
+    let account =
+        answer_with(wire, &daemon.pool, allowed, now_unix_s(), &progress, noted, &origins);
     Ok(JobReport::Transfer(report(&account.map_err(|failed| failed.error)?, quote.get(), 0)))
 }

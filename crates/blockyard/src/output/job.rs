@@ -88,7 +88,8 @@ fn cancelled(what: &str, job: &Job) -> String {
         | JobKind::Push
         | JobKind::Pull
         | JobKind::Quote
-        | JobKind::Answer => format!("{what} cancelled; nothing of it remains"),
+        | JobKind::Answer
+        | JobKind::Fill => format!("{what} cancelled; nothing of it remains"),
         JobKind::Reclaim => format!("{what} cancelled; what it freed stays free"),
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod history;
 pub(crate) mod host;
 pub(crate) mod loop_device;
 pub(crate) mod model;
+pub(crate) mod peers;
 pub(crate) mod pipelined;
 pub(crate) mod recorded;
 pub(crate) mod traffic;

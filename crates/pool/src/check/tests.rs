@@ -62,6 +62,7 @@ fn image(id: u64, name: &str, size: u64, page: u64) -> (RecordKey, Vec<u8>) {
         kind: ImageKind::Writable,
         hidden: false,
         kept: false,
+        lazy: false,
         size,
         created_unix_s: 0,
         pages,

@@ -20,6 +20,7 @@ fn samples() -> Vec<Vec<u8>> {
             kind: ImageKind::Snapshot,
             hidden: false,
             kept: false,
+            lazy: false,
             size: 3 << 30,
             created_unix_s: 1,
             pages: vec![Some(MapPageId(4)), None],

@@ -59,6 +59,15 @@ impl<D: Directory> Pool<D> {
         self.open_volume(id, of_transfer(false))
     }
 
+    /// Opens a snapshot that was left, and leaves it: closing it removes nothing. `NotFound` if it is not there.
+    pub fn open_left_snapshot(self: &Arc<Self>, id: ImageId) -> Result<Volume<D>> {
+        let is_left = |left: &LeftImage| left.id == id && left.kind == ImageKind::Snapshot;
+        if !self.left_images().iter().any(is_left) {
+            return Err(Error::new(ErrorKind::NotFound, "the snapshot being sent is gone"));
+        }
+        self.open_volume(id, of_transfer(false))
+    }
+
     /// Removes those that `unwanted` names. The others are noted to be left since now, if that was unknown.
     pub fn remove_left(&self, now_unix_s: u64, unwanted: impl Fn(&LeftImage) -> bool) {
         let mut state = self.lock();

@@ -222,6 +222,16 @@ impl<D: Directory> Receive<D> {
     /// compared with its hash first, and is missing if it differs (I9); then extents that were taken whole are
     /// told, too.
     pub async fn next_missing(&mut self, verify: bool) -> Result<Option<Missing>> {
+        let Some(missing) = self.next_absent(verify).await? else { return Ok(None) };
+        let later = self.left_out.of_extent(missing.index).await?;
+        let comes = |slot: &usize| later.binary_search_by_key(slot, |(later, _)| *later).is_ok();
+        let Missing { index, mut slots } = missing;
+        slots.retain(|(slot, _)| !comes(slot));
+        Ok(Some(Missing { index, slots }))
+    }
+
+    /// The same with those whose content comes at another place.
+    pub(super) async fn next_absent(&mut self, verify: bool) -> Result<Option<Missing>> {
         let listed = self.lookup.indices.get(self.asked_through).copied();
         let whole = self.whole.get(self.whole_through).copied().filter(|_| verify);
         let (index, hashes) = match (listed, whole) {
@@ -240,10 +250,7 @@ impl<D: Directory> Receive<D> {
         if verify && !self.needs_proof() {
             self.verify(index, &hashes).await?;
         }
-        let later = self.left_out.of_extent(index).await?;
-        let mut here: Vec<usize> = later.iter().map(|(slot, _)| *slot).collect();
-        here.extend(self.pool.data_slots(self.volume.id(), index)?);
-        here.sort_unstable();
+        let here = self.pool.data_slots(self.volume.id(), index)?;
         let is_missing = |(slot, _): &(usize, _)| here.binary_search(slot).is_err();
         Ok(Some(Missing { index, slots: hashes.iter().filter(is_missing).collect() }))
     }

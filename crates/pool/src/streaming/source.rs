@@ -17,6 +17,7 @@ impl<D: Directory> Volume<D> {
         count_max: usize,
     ) -> Result<Vec<(u64, ContentHash)>> {
         let pool = self.pool();
+        pool.lock().check_not_lazy(self.id(), "told of")?;
         let extents = pool.lock().image_extents(self.id());
         let empty = ExtentHashes::empty_summary(pool.hash_algorithm());
         let mut summaries = Vec::new();
@@ -37,6 +38,7 @@ impl<D: Directory> Volume<D> {
         let pool = self.pool();
         let (extent, _in_epoch) = {
             let mut state = pool.lock();
+            state.check_not_lazy(self.id(), "told of")?;
             let id = state.extent_at(&state.image(self.id())?.record, index);
             let extent = id.map(|id| state.extents[&id].extent.clone());
             (extent, pool.enter_epoch(&mut state))

@@ -50,7 +50,7 @@ const STATES: [State; 11] = [
 
 fn order(direction: Direction, name: &str) -> Order {
     let terms = Terms::default();
-    Order { direction, image: image(name), quote: false, again: false, terms }
+    Order { direction, image: image(name), quote: false, again: false, terms, dependant: None }
 }
 
 /// The image that is pushed: four clusters in its first extent, that no other conversation has.

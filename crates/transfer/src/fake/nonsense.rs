@@ -11,7 +11,14 @@ use std::time::Duration;
 const PATIENT: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(20));
 
 fn order(direction: Direction, name: &str) -> Order {
-    Order { direction, image: image(name), quote: false, again: false, terms: Terms::default() }
+    Order {
+        direction,
+        image: image(name),
+        quote: false,
+        again: false,
+        terms: Terms::default(),
+        dependant: None,
+    }
 }
 
 #[test]

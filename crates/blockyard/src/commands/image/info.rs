@@ -5,7 +5,7 @@ use crate::output::table::Table;
 use crate::output::time::utc;
 use crate::size::human;
 use anyhow::Result;
-use blockyard_api::{Image, ImageAccess, ImageClient, ImageKind};
+use blockyard_api::{Image, ImageAccess, ImageClient, ImageKind, ImageLazy};
 use clap::Args;
 
 /// Show an image and who has it open
@@ -36,6 +36,14 @@ fn table(image: &Image) -> String {
         }
     }
     rows.pair("created", utc(image.created_unix_s));
+    if let Some(lazy) = &image.lazy {
+        rows.pair("filled from", format!("{}/{}", lazy.peer, lazy.source));
+        rows.pair("missing", missing(lazy));
+    }
+    for dependant in &image.dependants {
+        let since = utc(dependant.since_unix_s);
+        rows.pair("dependant", format!("{}, since {since}", dependant.peer));
+    }
     if image.clients.is_empty() {
         rows.pair("clients", "none");
     }
@@ -43,6 +51,17 @@ fn table(image: &Image) -> String {
         rows.pair("client", describe(client));
     }
     rows.to_string()
+}
+
+/// `1.2 GiB of 4.0 GiB, being filled by job 7`
+fn missing(lazy: &ImageLazy) -> String {
+    let how = match (&lazy.broken, lazy.fill, lazy.job) {
+        (Some(broken), ..) => broken.clone(),
+        (None, true, Some(job)) => format!("being filled by job {job}"),
+        (None, false, Some(job)) => format!("fetched as it is read by job {job}"),
+        (None, _, None) => "not being filled".to_owned(),
+    };
+    format!("{} of {}, {how}", human(lazy.bytes_missing), human(lazy.bytes_listed))
 }
 
 /// `nbd, pid 4711, user root, write`

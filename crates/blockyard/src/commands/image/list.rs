@@ -30,7 +30,10 @@ fn table(list: &ImageList) -> String {
             image.name.clone(),
             human(image.size_bytes),
             human(image.bytes_mapped),
-            kind.to_owned(),
+            match &image.lazy {
+                Some(lazy) => format!("{kind}, {} missing", human(lazy.bytes_missing)),
+                None => kind.to_owned(),
+            },
             image.clients.len().to_string(),
         ]);
     }

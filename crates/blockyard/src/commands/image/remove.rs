@@ -5,11 +5,11 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-/// Remove an image and free its space; refused while clients have it open
+/// Remove an image and free its space; refused while clients have it open, or images of peers are filled from it
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
     name: String,
-    /// Remove even while clients have it open; their requests fail from then on
+    /// Remove all the same; what needs it fails from then on
     #[arg(long)]
     force: bool,
 }

@@ -1,6 +1,6 @@
 //! From the engine's values to the API's.
 
-use crate::daemon::{Daemon, usage};
+use crate::daemon::{Daemon, lazy, usage};
 use blockyard_api as api;
 use blockyard_block::{CLUSTER_SIZE, Result};
 use blockyard_pool as pool;
@@ -20,7 +20,16 @@ pub(super) fn image(info: pool::ImageInfo) -> api::Image {
         bytes_exclusive: None,
         created_unix_s: info.created_unix_s,
         clients: info.clients.into_iter().map(client).collect(),
+        lazy: None,
+        dependants: Vec::new(),
     }
+}
+
+/// The same with what it has to do with peers.
+pub(super) fn image_of(daemon: &Daemon, info: pool::ImageInfo) -> api::Image {
+    let id = info.id;
+    let lazy = daemon.pool.lazy_image(id).map(|told| lazy::describe(daemon, &told));
+    api::Image { lazy, dependants: daemon.dependants.of_image(id), ..image(info) }
 }
 
 /// May ask a directory service for the user's name.

@@ -3,13 +3,16 @@
 use super::answer::{Body, Failure, InPath, InQuery};
 use super::{Shared, blocking, describe, image_name};
 use crate::daemon::Daemon;
+use crate::daemon::lazy;
+use crate::daemon::profiles;
 use crate::daemon::storage::now_unix_s;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Json;
 use blockyard_api::{
     CloneImage, CreateImage, DiffRun, ErrorBody, Image, ImageDiff, ImageDigest, ImageList,
-    ImageMap, ImageTree, ImageTreeNode, MapRun, RenameImage, ResizeImage, SnapshotImage,
+    ImageMap, ImageProfile, ImageTree, ImageTreeNode, MapRun, OrderProfile, RenameImage,
+    ResizeImage, SnapshotImage,
 };
 use blockyard_block::{EXTENT_SIZE, Error, ErrorKind, ImageName, Result};
 use blockyard_pool::Relative;
@@ -31,7 +34,8 @@ pub(super) async fn list(State(daemon): Shared) -> Result<Json<ImageList>, Failu
 }
 
 fn list_images(daemon: &std::sync::Arc<Daemon>) -> ImageList {
-    ImageList { images: daemon.pool.images().into_iter().map(describe::image).collect() }
+    let images = daemon.pool.images().into_iter();
+    ImageList { images: images.map(|image| describe::image_of(daemon, image)).collect() }
 }
 
 /// All images under those that they share most with. Walks all maps.
@@ -109,7 +113,7 @@ pub(super) async fn get(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct RemoveQuery {
-    /// Remove even while clients have the image open; their requests fail from then on.
+    /// Remove even while clients have the image open, or images of peers are filled from it; their requests fail from then on.
     #[serde(default)]
     force: bool,
 }
@@ -123,8 +127,59 @@ pub(super) async fn remove(
     InQuery(query): InQuery<RemoveQuery>,
 ) -> Result<StatusCode, Failure> {
     let name = image_name(&name)?;
-    blocking(daemon, move |daemon| block_on(daemon.pool.remove_image(&name, query.force))).await?;
+    blocking(daemon, move |daemon| remove_image(daemon, &name, query.force)).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+fn remove_image(daemon: &Daemon, name: &ImageName, force: bool) -> Result<()> {
+    let id = daemon.pool.image(name)?.id;
+    if !force {
+        daemon.dependants.check_none(id, name)?;
+    }
+    block_on(daemon.pool.remove_image(name, force))?;
+    daemon.profiles.forget(id)?;
+    daemon.dependants.forget_image(&daemon.pool, id)
+}
+
+/// Where the image is read first, by a record that is being made or was kept.
+#[utoipa::path(get, path = "/v1/images/{name}/profile", params(("name" = String, Path)),
+    responses((status = 200, body = ImageProfile), (status = "4XX", body = ErrorBody)))]
+pub(super) async fn profile(
+    State(daemon): Shared,
+    InPath(name): InPath<String>,
+) -> Result<Json<ImageProfile>, Failure> {
+    let name = image_name(&name)?;
+    blocking(daemon, move |daemon| profiles::order(daemon, &name, None)).await.map(Json)
+}
+
+/// Begins, ends or forgets a record of where the image is read first. Pullers that use it before it is there
+/// bring that first.
+#[utoipa::path(post, path = "/v1/images/{name}/profile", params(("name" = String, Path)),
+    request_body = OrderProfile,
+    responses((status = 200, body = ImageProfile), (status = "4XX", body = ErrorBody)))]
+pub(super) async fn order_profile(
+    State(daemon): Shared,
+    InPath(name): InPath<String>,
+    Body(request): Body<OrderProfile>,
+) -> Result<Json<ImageProfile>, Failure> {
+    let name = image_name(&name)?;
+    let order = Some(request.order);
+    blocking(daemon, move |daemon| profiles::order(daemon, &name, order)).await.map(Json)
+}
+
+/// Brings the rest of an image that is used before it is there, in the background.
+#[utoipa::path(post, path = "/v1/images/{name}/fill", params(("name" = String, Path)), responses(
+    (status = 200, body = Image), (status = "4XX", body = ErrorBody)))]
+pub(super) async fn fill(
+    State(daemon): Shared,
+    InPath(name): InPath<String>,
+) -> Result<Json<Image>, Failure> {
+    let name = image_name(&name)?;
+    let filled = blocking(daemon, move |daemon| {
+        lazy::fill(daemon, daemon.pool.image(&name)?.id)?;
+        find(daemon, &name)
+    });
+    filled.await.map(Json)
 }
 
 /// Gives an image another name.
@@ -325,5 +380,5 @@ fn append(runs: &mut Vec<MapRun>, run: MapRun) {
 
 /// The image as it is now.
 pub(super) fn find(daemon: &Daemon, name: &ImageName) -> Result<Image> {
-    daemon.pool.image(name).map(describe::image)
+    daemon.pool.image(name).map(|image| describe::image_of(daemon, image))
 }

@@ -61,7 +61,7 @@ pub(super) async fn push(
     let here = image_name(&name)?;
     let there = image_name(request.target.as_deref().unwrap_or(&name))?;
     let (peer, quote, terms) = (request.peer, request.quote, request.terms);
-    let wanted = Wanted { direction: Direction::Push, peer, here, there, quote, terms };
+    let wanted = Wanted { direction: Direction::Push, peer, here, there, quote, terms, lazy: None };
     let job = blocking(daemon, move |daemon| transfers::start(daemon, wanted)).await?;
     Ok((StatusCode::ACCEPTED, Json(job)))
 }
@@ -79,7 +79,8 @@ pub(super) async fn pull(
     let here = image_name(&name)?;
     let there = image_name(request.source.as_deref().unwrap_or(&name))?;
     let (peer, quote, terms) = (request.peer, request.quote, request.terms);
-    let wanted = Wanted { direction: Direction::Pull, peer, here, there, quote, terms };
+    let lazy = request.lazy.filter(|_| !quote);
+    let wanted = Wanted { direction: Direction::Pull, peer, here, there, quote, terms, lazy };
     let job = blocking(daemon, move |daemon| transfers::start(daemon, wanted)).await?;
     Ok((StatusCode::ACCEPTED, Json(job)))
 }

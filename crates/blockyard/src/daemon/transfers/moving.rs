@@ -3,13 +3,16 @@
 use super::{OfJob, Wanted, call, report};
 use crate::daemon::Daemon;
 use crate::daemon::jobs::JobHandle;
+use crate::daemon::lazy::{Origin, new_dependant};
 use crate::daemon::orders::KeptOrder;
 use crate::daemon::storage::now_unix_s;
 use blockyard_api::JobReport;
 use blockyard_block::{Error, ErrorKind, ImageId, Result};
 use blockyard_io::HostDirectory;
 use blockyard_pool::Volume;
-use blockyard_transfer::{Account, Direction, Failed, give_up, pull, push};
+use blockyard_transfer::{
+    Account, Caller, DependantId, Direction, Failed, Wire, give_up, pull, pull_lazily, push,
+};
 use pollster::block_on;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,7 +31,7 @@ pub(super) fn run(
     kept: Option<KeptOrder>,
     job: &JobHandle,
 ) -> Result<JobReport> {
-    let mut moving = Moving { daemon, wanted, job, again: kept.is_some(), cuts: 0 };
+    let mut moving = Moving { daemon, wanted, job, again: kept.is_some(), cuts: 0, origin: None };
     let source = match moving.begin(kept) {
         Ok(source) => source,
         Err(error) => {
@@ -72,14 +75,17 @@ struct Moving<'a> {
     /// The peer has been called for it.
     again: bool,
     cuts: u64,
+    /// Of a pull of an image that shows at once.
+    origin: Option<Origin>,
 }
 
 impl Moving<'_> {
     /// The snapshot that is sent, and the order on disk. In this sequence a crash between the two leaves a snapshot
     /// that nobody refers to, which the next start removes.
-    fn begin(&self, kept: Option<KeptOrder>) -> Result<Option<Volume<HostDirectory>>> {
+    fn begin(&mut self, kept: Option<KeptOrder>) -> Result<Option<Volume<HostDirectory>>> {
         let (daemon, wanted) = (self.daemon, self.wanted);
         let push = wanted.direction == Direction::Push;
+        let dependant = kept.as_ref().and_then(|order| order.dependant.clone());
         let known = kept.and_then(|order| order.snapshot).map(ImageId);
         let left = known.and_then(|id| daemon.pool.take_up_snapshot(id).ok());
         let source = match left {
@@ -89,6 +95,7 @@ impl Moving<'_> {
             }
             None => None,
         };
+        self.origin = self.origin_of(dependant)?;
         daemon.orders.keep(&KeptOrder {
             job: self.job.id(),
             push,
@@ -97,8 +104,38 @@ impl Moving<'_> {
             there: wanted.there.to_string(),
             terms: wanted.terms.clone(),
             snapshot: source.as_ref().map(|source| source.id().0),
+            dependant: self.origin.as_ref().map(|origin| origin.dependant.clone()),
+            lazy: wanted.lazy.clone(),
         })?;
+        if let (Some(origin), Some(lazy)) = (&self.origin, &wanted.lazy) {
+            daemon.lazy.note(origin, lazy.fill)?;
+        }
         Ok(source)
+    }
+
+    /// What is kept with an image that shows at once: its dependant stays the same over cuts and restarts.
+    fn origin_of(&self, dependant: Option<String>) -> Result<Option<Origin>> {
+        let Some(lazy) = &self.wanted.lazy else { return Ok(None) };
+        let dependant = match dependant {
+            Some(dependant) => dependant,
+            None => new_dependant()?.to_string(),
+        };
+        Ok(Some(Origin {
+            peer: self.wanted.peer.clone(),
+            source: self.wanted.there.to_string(),
+            dependant,
+            wait_s: lazy.wait_s,
+            terms: self.wanted.terms.clone(),
+        }))
+    }
+
+    /// Whether the image shows already: the peer may not have heard of it.
+    fn is_shown(&self, origin: &Origin) -> bool {
+        let origins = self.daemon.pool.lazy_origins();
+        origins
+            .iter()
+            .filter_map(|(_, bytes)| Origin::decode(bytes))
+            .any(|shown| shown.dependant == origin.dependant)
     }
 
     /// Tries until it is done, fails for good, or was tried for long enough.
@@ -142,6 +179,9 @@ impl Moving<'_> {
 
     /// One call, and how many clusters came of it.
     fn once(&mut self, source: Option<&Volume<HostDirectory>>) -> (Result<Account, Failed>, u64) {
+        if self.origin.as_ref().is_some_and(|origin| self.is_shown(origin)) {
+            return (Ok(Account::default()), 0);
+        }
         let (wire, peer) = match call(self.daemon, self.wanted) {
             Ok(called) => called,
             Err(error) => {
@@ -152,11 +192,23 @@ impl Moving<'_> {
         let progress = OfJob::new(self.daemon, self.job, peer);
         let caller = progress.caller(self.wanted, self.again);
         self.again = true;
-        let done = match source {
-            Some(source) => push(wire, &caller, source, &self.wanted.there),
-            None => pull(wire, &caller, &self.wanted.there, &self.wanted.here),
+        let done = match (source, &self.origin) {
+            (Some(source), _) => push(wire, &caller, source, &self.wanted.there),
+            (None, Some(origin)) => self.pull_lazily(wire, &caller, origin),
+            (None, None) => pull(wire, &caller, &self.wanted.there, &self.wanted.here),
         };
         (done, progress.moved.get().done)
+    }
+
+    fn pull_lazily(
+        &self,
+        wire: Wire,
+        caller: &Caller<'_, HostDirectory>,
+        origin: &Origin,
+    ) -> Result<Account, Failed> {
+        let (there, here) = (&self.wanted.there, &self.wanted.here);
+        let dependant = DependantId::parse(&origin.dependant)?;
+        pull_lazily(wire, caller, there, here, dependant, origin.encode()?)
     }
 
     fn sleep(&self, time: Duration) -> Result<(), Failed> {

@@ -1,0 +1,102 @@
+//! Telling peers that they need not keep something any more.
+
+use super::Origin;
+use crate::daemon::Daemon;
+use crate::daemon::storage::now_unix_s;
+use crate::daemon::transfers::dial;
+use blockyard_block::{Error, ErrorKind, ImageName, Result};
+use blockyard_transfer::{Caller, DependantId, Moved, Progress, Terms, release};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A peer that cannot be told is called again after this long.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// Looks now and then; ends with the runtime.
+pub(crate) async fn watch_debts(daemon: Arc<Daemon>) {
+    let mut tried: BTreeMap<String, Instant> = BTreeMap::new();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let looked = Arc::clone(&daemon);
+        let before = std::mem::take(&mut tried);
+        // A bug there is reported where it happens.
+        if let Ok(after) = tokio::task::spawn_blocking(move || pay(&looked, before)).await {
+            tried = after;
+        }
+    }
+}
+
+fn pay(daemon: &Daemon, mut tried: BTreeMap<String, Instant>) -> BTreeMap<String, Instant> {
+    let debts = daemon.lazy.debts.list();
+    if debts.is_empty() {
+        return BTreeMap::new();
+    }
+    // Orders first: a pull that ends has shown its image before its order goes.
+    let orders = daemon.orders.list().into_iter();
+    let mut needed: BTreeSet<String> = orders.filter_map(|order| order.dependant).collect();
+    let origins = daemon.pool.lazy_origins();
+    needed.extend(origins.iter().filter_map(|(_, bytes)| Some(Origin::decode(bytes)?.dependant)));
+    // A list that cannot be read does not say whose it is.
+    if origins.iter().any(|(_, bytes)| bytes.is_empty()) {
+        return tried;
+    }
+    for debt in debts.iter().filter(|debt| !needed.contains(&debt.dependant)) {
+        if tried.get(&debt.dependant).is_some_and(|last| last.elapsed() < AGAIN) {
+            continue;
+        }
+        tried.insert(debt.dependant.clone(), Instant::now());
+        let told = tell(daemon, &debt.peer, &debt.source, &debt.dependant);
+        match told {
+            Ok(()) => {
+                let kept = daemon
+                    .lazy
+                    .debts
+                    .change(|list| list.retain(|other| other.dependant != debt.dependant));
+                if let Err(error) = kept {
+                    tracing::warn!(%error, "what a peer was told cannot be noted");
+                }
+            }
+            Err(error) => tracing::debug!(peer = debt.peer, %error, "not told to let go"),
+        }
+    }
+    tried.retain(|id, _| debts.iter().any(|debt| debt.dependant == *id));
+    tried
+}
+
+/// A peer that is not known any more can be told nothing: it is forgotten.
+fn tell(daemon: &Daemon, peer: &str, source: &str, dependant: &str) -> Result<()> {
+    let wire = match dial(daemon, peer) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        dialled => dialled?.0,
+    };
+    let (source, id) = (ImageName::parse(source)?, DependantId::parse(dependant)?);
+    let caller = Caller {
+        pool: &daemon.pool,
+        terms: Terms::default(),
+        quote: false,
+        again: false,
+        now_unix_s: now_unix_s(),
+        progress: &Unwatched,
+    };
+    release(wire, &caller, &source, id).map_err(|failed| match failed.error.kind() {
+        ErrorKind::ShutDown => Error::new(ErrorKind::Io, "the peer goes away"),
+        _ => failed.error,
+    })
+}
+
+/// Nobody waits for it.
+struct Unwatched;
+
+impl Progress for Unwatched {
+    fn moved(&self, _moved: Moved) {}
+
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+
+    fn is_stopping(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,188 @@
+//! The side that fills an image which is in use: it brings what reads wait for, and the rest behind.
+
+use super::DependantId;
+use crate::message::{Message, SlotBits, nonsense};
+use crate::order::{Account, Caller, Direction, Failed, Moved, Order, call, end};
+use crate::payload::Unpacker;
+use crate::wire::{Session, Wire, unexpected};
+use blockyard_block::{BufferMut, ContentHash, EXTENT_CLUSTERS, ImageId, ImageName, Result};
+use blockyard_io::{Directory, block_on};
+use blockyard_pool::{Fetch, Missing, PROFILE_RUN_CLUSTERS, Pool};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// Clusters asked for with one message: 256 KiB. What a read waits for stands behind no more than the window.
+const BATCH_CLUSTERS: usize = 64;
+/// Messages whose answers have not come.
+const WINDOW: usize = 4;
+/// Without anything to fetch the connection ends after this long.
+const IDLE: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What to fetch, and how.
+pub struct Fetching<'a> {
+    /// The image here, and as the origin called it.
+    pub image: ImageId,
+    pub source: &'a ImageName,
+    pub dependant: DependantId,
+    /// Whether to bring what nobody asked for, now.
+    pub background: &'a dyn Fn() -> bool,
+    /// Clusters that are missing when it begins.
+    pub missing: u64,
+}
+
+/// How fetching ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fetched {
+    /// Nothing is missing any more.
+    Filled,
+    /// There was nothing to do for a while.
+    Idle,
+}
+
+/// Fetches until the image is filled, or there is nothing to do, or the wire is cut.
+pub fn fetch<D: Directory>(
+    wire: Wire,
+    caller: &Caller<'_, D>,
+    fetching: &Fetching<'_>,
+) -> Result<Fetched, Failed> {
+    let order = Order {
+        dependant: Some(fetching.dependant),
+        ..caller.order(Direction::Fetch, fetching.source)
+    };
+    let mut session = Session::new(wire, caller.progress);
+    let mut filled = Fetched::Idle;
+    let done = call(&mut session, caller.pool, order).and_then(|()| {
+        begin(&mut session, caller.pool, fetching.image)?;
+        let mut work = Work {
+            pool: caller.pool,
+            fetching,
+            unpacker: Unpacker::new()?,
+            coming: VecDeque::new(),
+            moved: Moved { total: fetching.missing, ..Moved::default() },
+        };
+        filled = work.run(&mut session)?;
+        session.send(Message::WantedEnd)?;
+        Ok(Account::default())
+    });
+    // What was on its way does not come.
+    caller.pool.forget_fetches(fetching.image);
+    end(&mut session, done).map(|_| filled)
+}
+
+/// The origin still has it; and where it is read first.
+fn begin<D: Directory>(session: &mut Session<'_>, pool: &Pool<D>, image: ImageId) -> Result<()> {
+    match session.receive()? {
+        Message::Held => pool.note_origin(image, None),
+        other => return Err(unexpected(&other, "Held")),
+    }
+    match session.receive()? {
+        Message::Profile(runs) => {
+            let clusters = runs.into_iter().flat_map(|run| {
+                let first = u64::from(run) * PROFILE_RUN_CLUSTERS;
+                first..first + PROFILE_RUN_CLUSTERS
+            });
+            pool.set_fetch_order(image, clusters.collect());
+            Ok(())
+        }
+        other => Err(unexpected(&other, "Profile")),
+    }
+}
+
+struct Work<'a, D: Directory> {
+    pool: &'a Pool<D>,
+    fetching: &'a Fetching<'a>,
+    unpacker: Unpacker,
+    /// What was asked for and did not come yet.
+    coming: VecDeque<Missing>,
+    moved: Moved,
+}
+
+impl<D: Directory> Work<'_, D> {
+    fn run(&mut self, session: &mut Session<'_>) -> Result<Fetched> {
+        let mut worked = Instant::now();
+        loop {
+            let demand = self.pool.demand();
+            if self.ask(session)? && self.coming.is_empty() {
+                return Ok(Fetched::Filled);
+            }
+            if !self.coming.is_empty() {
+                self.store_next(session)?;
+                worked = Instant::now();
+                continue;
+            }
+            if worked.elapsed() > IDLE {
+                return Ok(Fetched::Idle);
+            }
+            match demand {
+                Some(demand) => drop(event_listener::Listener::wait_timeout(demand, LOOK)),
+                None => std::thread::sleep(LOOK),
+            }
+            session.still_working()?;
+        }
+    }
+
+    /// Fills the window; true if nothing is missing.
+    fn ask(&mut self, session: &mut Session<'_>) -> Result<bool> {
+        while self.coming.len() < WINDOW {
+            let background = (self.fetching.background)();
+            let image = self.fetching.image;
+            match block_on(self.pool.next_fetch(image, BATCH_CLUSTERS, background))? {
+                Fetch::Missing(missing) if missing.slots.is_empty() => {}
+                Fetch::Missing(missing) => {
+                    let slots = SlotBits::of(missing.slots.iter().map(|(slot, _)| *slot));
+                    session.send(Message::Wanted { index: missing.index, slots })?;
+                    self.coming.push_back(missing);
+                }
+                Fetch::Nothing => return Ok(false),
+                Fetch::Filled => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Keeps what comes next.
+    fn store_next(&mut self, session: &mut Session<'_>) -> Result<()> {
+        let Some(expected) = self.coming.front_mut() else { return Ok(()) };
+        let image = self.fetching.image;
+        let count = match session.receive()? {
+            Message::Clusters { index, first_slot, data } => {
+                let hashes = next_hashes(expected, index, first_slot, data.count())?;
+                let data = BufferMut::copy_of(&self.unpacker.unpack(data)?).freeze();
+                let kept = self.pool.keep_fetched(image, index, first_slot, &hashes, &data);
+                block_on(kept)?;
+                hashes.len()
+            }
+            Message::Withheld { index, slots } => {
+                let slots: Vec<usize> = slots.iter().collect();
+                let first = slots.first().copied().unwrap_or(EXTENT_CLUSTERS);
+                next_hashes(expected, index, first, slots.len())?;
+                self.pool.refuse_fetched(image, index, &slots);
+                slots.len()
+            }
+            other => return Err(unexpected(&other, "Clusters")),
+        };
+        expected.slots.drain(..count);
+        if expected.slots.is_empty() {
+            self.coming.pop_front();
+        }
+        self.moved.done += count as u64;
+        session.moved(self.moved);
+        Ok(())
+    }
+}
+
+/// The hashes of consecutive clusters, which must be the next that were asked for.
+fn next_hashes(
+    expected: &Missing,
+    index: u64,
+    first_slot: usize,
+    count: usize,
+) -> Result<Vec<ContentHash>> {
+    let next = expected.slots.get(..count).filter(|next| !next.is_empty()).unwrap_or(&[]);
+    let in_order = next.iter().zip(first_slot..).all(|((slot, _), at)| *slot == at);
+    match index == expected.index && !next.is_empty() && in_order {
+        true => Ok(next.iter().map(|(_, hash)| *hash).collect()),
+        false => Err(nonsense("clusters that were not asked for")),
+    }
+}
