@@ -87,7 +87,6 @@ impl<'a, K: Disk> Judge<'a, K> {
         if !self.files.belong_together {
             return;
         }
-        self.drop_caches().await;
         let regions_hashed = self.files.hashes_bytes.div_ceil(HASH_BLOCK_BYTES);
         let regions_hashed = RegionIndex(u32::try_from(regions_hashed).unwrap_or(u32::MAX));
         // Beyond the end of the hash table only regions of which something is known.
@@ -108,14 +107,6 @@ impl<'a, K: Disk> Judge<'a, K> {
         notes.into_iter().for_each(|note| findings.general(note.message));
         findings.omit(omitted + self.damage.take_omitted());
         self.damage
-    }
-
-    /// What a crashed kernel call left in the cache is not what the disk holds. Best effort.
-    async fn drop_caches(&self) {
-        let _ = self.files.data.drop_cache().await;
-        if let Some(hashes) = &self.files.hashes {
-            let _ = hashes.drop_cache().await;
-        }
     }
 
     fn bytes_total(&self, regions: u64) -> u64 {

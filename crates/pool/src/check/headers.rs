@@ -60,6 +60,11 @@ impl<'a, K: Disk> Files<'a, K> {
             ));
             belong_together = false;
         }
+        // What a failed sync left in the cache is not what the disk holds, be it bytes or a length. Best effort.
+        let _ = data.drop_cache().await;
+        if let Some(hashes) = &hashes {
+            let _ = hashes.drop_cache().await;
+        }
         let hashes_bytes = match &hashes {
             Some(hashes) => length_of(hashes, "hashes").await?,
             None => 0,
