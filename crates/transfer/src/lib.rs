@@ -1,13 +1,15 @@
 //! Streaming between daemons: an image is offered as a list of hashes, and only what the receiver lacks crosses.
 //!
 //! `message.rs` bounds what comes from the wire. [`Wire`] is a conversation of such messages, for a thread that
-//! may block; what carries it is not its business: gRPC with mutual TLS does (`client.rs`, `server.rs`), and a pipe
-//! could. The two roles (`sender.rs`, `receiver.rs`) speak over a `Wire` and know no network. Which peers there
+//! may block; what carries it is not its business: gRPC with mutual TLS does (`client.rs`, `server.rs`), or a pipe that
+//! somebody else protects (`pipe.rs`). The two roles (`sender.rs`, `receiver.rs`) speak over a `Wire` and know no network. Which peers there
 //! are, and what they may, is the [`Host`]'s business.
 #![forbid(unsafe_code)]
 
 mod allowed;
 mod client;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod identity;
 mod message;
 mod order;
