@@ -8,13 +8,14 @@
 mod client;
 mod types;
 
-pub use client::{Client, Upload};
+pub use client::{Client, Pipe, Upload};
 pub use types::{
-    CloneImage, Compression, CreateImage, DaemonIdentity, DaemonStatus, Damage, DamagePlace,
-    DiffRun, DiffState, ErrorBody, ErrorDetail, ExportFile, ExportReport, FileFormat, Image,
-    ImageAccess, ImageClient, ImageDiff, ImageDigest, ImageKind, ImageList, ImageMap, ImageTree,
-    ImageTreeNode, ImportFile, ImportReport, Job, JobKind, JobList, JobReport, JobState, MapRun,
-    MapState, Peer, PeerAllow, PeerList, PoolStatus, ProgressUnit, PullImage, PushImage,
-    ReclaimReport, ReclaimSpace, RenameImage, ResizeImage, ScrubReport, SnapshotImage,
-    TransferProgress, TransferReport, TransferTerms, UnreadableRun,
+    AnswerPipe, CallThroughPipe, CloneImage, Compression, CreateImage, DaemonIdentity,
+    DaemonStatus, Damage, DamagePlace, DiffRun, DiffState, ErrorBody, ErrorDetail, ExportFile,
+    ExportReport, FileFormat, Image, ImageAccess, ImageClient, ImageDiff, ImageDigest, ImageKind,
+    ImageList, ImageMap, ImageTree, ImageTreeNode, ImportFile, ImportReport, Job, JobKind, JobList,
+    JobReport, JobState, MapRun, MapState, PIPE_JOB, PIPE_PROTOCOL, Peer, PeerAllow, PeerList,
+    PipeDirection, PoolStatus, ProgressUnit, PullImage, PushImage, ReclaimReport, ReclaimSpace,
+    RenameImage, ResizeImage, ScrubReport, SnapshotImage, TransferProgress, TransferReport,
+    TransferTerms, UnreadableRun,
 };

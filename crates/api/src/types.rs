@@ -5,6 +5,7 @@ mod image;
 mod job;
 mod map;
 mod peer;
+mod pipe;
 mod pool;
 
 pub use error::{ErrorBody, ErrorDetail};
@@ -22,4 +23,5 @@ pub use peer::{
     Compression, DaemonIdentity, Peer, PeerAllow, PeerList, PullImage, PushImage, TransferReport,
     TransferTerms,
 };
+pub use pipe::{AnswerPipe, CallThroughPipe, PIPE_JOB, PIPE_PROTOCOL, PipeDirection};
 pub use pool::{DaemonStatus, PoolStatus};

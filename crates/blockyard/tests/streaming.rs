@@ -7,7 +7,7 @@ mod support;
 use blockyard_faulty::Random;
 use serde_json::Value;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -387,6 +387,34 @@ fn a_transfer_that_is_cancelled_leaves_nothing_even_if_it_was_cut_off_before() {
         b.place.json(&["pool", "status"])["bytes_physical"] == 0
     });
     assert_eq!(b.images(), 0);
+    a.end();
+    b.end();
+}
+
+#[test]
+fn ctrl_c_is_heard_while_the_daemon_is_away() {
+    let (mut a, b) = two();
+    a.import("web", &content(23, 32));
+    let mut child = spawn(&a, &["push", "web", "b", "--rate", "4M", "--compress", "none"]);
+    let mut said = String::new();
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    support::eventually("clusters", || b.place.json(&["pool", "status"])["bytes_physical"] != 0);
+    a.daemon.take().unwrap().kill();
+    errors.read_line(&mut said).unwrap();
+    assert!(said.contains("does not answer"), "{said}");
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&child),
+        rustix::process::Signal::INT,
+    )
+    .unwrap();
+    errors.read_line(&mut said).unwrap();
+    assert!(said.contains("cancelled as soon as"), "{said}");
+    restart(&mut a);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    support::eventually("nothing left", || {
+        b.place.json(&["pool", "status"])["bytes_physical"] == 0
+    });
+    assert_eq!((a.images(), b.images()), (1, 0));
     a.end();
     b.end();
 }

@@ -14,6 +14,7 @@ mod identity;
 mod message;
 mod order;
 mod payload;
+mod pipe;
 mod receiver;
 mod sender;
 mod server;
@@ -29,6 +30,7 @@ pub use identity::{Fingerprint, Identity};
 pub use order::{
     Account, Caller, Direction, Failed, Moved, Order, Progress, Terms, answer, give_up, pull, push,
 };
+pub use pipe::wire_over;
 pub use server::{Host, serve};
 pub use wire::{Wire, wire_pair};
 

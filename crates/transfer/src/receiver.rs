@@ -99,7 +99,13 @@ pub(crate) fn receive_image<D: Directory>(
         Err(error) => {
             match session.is_cut() {
                 true => block_on(receive.leave(receiver.now_unix_s)),
-                false => block_on(receive.abandon()),
+                false => {
+                    block_on(receive.abandon());
+                    if order.again {
+                        // Nor is what came before it was cut off.
+                        pool.give_up_parts(name);
+                    }
+                }
             }
             Err(error)
         }

@@ -2,8 +2,10 @@
 
 mod left;
 mod moving;
+mod pipe;
 
 pub(crate) use left::watch_left;
+pub(crate) use pipe::{Call, WireToCome, answer_through, call_through};
 
 use crate::daemon::Daemon;
 use crate::daemon::jobs::JobHandle;
@@ -132,8 +134,8 @@ fn start_job(daemon: &Arc<Daemon>, wanted: Wanted, kept: Option<KeptOrder>) -> R
 
 fn quote(daemon: &Daemon, wanted: &Wanted, job: &JobHandle) -> Result<JobReport> {
     let (wire, peer) = call(daemon, wanted)?;
-    let progress = OfJob::new(daemon, job, peer);
-    let caller = progress.caller(wanted, false);
+    let progress = OfJob::new(daemon, job, Some(peer));
+    let caller = progress.caller(&wanted.terms, wanted.quote, false);
     let account = match wanted.direction {
         Direction::Push => {
             let source = block_on(daemon.pool.hold_snapshot(&wanted.here, false, now_unix_s()))?;
@@ -175,7 +177,8 @@ fn report(account: &Account, quote: bool, cuts: u64) -> TransferReport {
 struct OfJob<'a> {
     daemon: &'a Daemon,
     job: &'a JobHandle,
-    peer: Fingerprint,
+    /// None at the end of a pipe.
+    peer: Option<Fingerprint>,
     /// The peer's name and what it might do when this began: a change ends it.
     known: Option<(String, Allowed)>,
     started: Instant,
@@ -184,16 +187,16 @@ struct OfJob<'a> {
 }
 
 impl OfJob<'_> {
-    fn new<'a>(daemon: &'a Daemon, job: &'a JobHandle, peer: Fingerprint) -> OfJob<'a> {
-        let known = daemon.peers.known(&peer);
+    fn new<'a>(daemon: &'a Daemon, job: &'a JobHandle, peer: Option<Fingerprint>) -> OfJob<'a> {
+        let known = peer.and_then(|peer| daemon.peers.known(&peer));
         OfJob { daemon, job, peer, known, started: Instant::now(), moved: Cell::default() }
     }
 
-    fn caller(&self, wanted: &Wanted, again: bool) -> Caller<'_, HostDirectory> {
+    fn caller(&self, terms: &TransferTerms, quote: bool, again: bool) -> Caller<'_, HostDirectory> {
         Caller {
             pool: &self.daemon.pool,
-            terms: terms_of(&wanted.terms),
-            quote: wanted.quote,
+            terms: terms_of(terms),
+            quote,
             again,
             now_unix_s: now_unix_s(),
             progress: self,
@@ -218,9 +221,10 @@ impl Progress for OfJob<'_> {
     }
 
     fn is_cancelled(&self) -> bool {
-        self.job.is_cancelled()
-            || self.known.is_none()
-            || self.daemon.peers.known(&self.peer) != self.known
+        let is_off_the_list = |peer: &Fingerprint| {
+            self.known.is_none() || self.daemon.peers.known(peer) != self.known
+        };
+        self.job.is_cancelled() || self.peer.as_ref().is_some_and(is_off_the_list)
     }
 
     fn is_stopping(&self) -> bool {
@@ -253,7 +257,7 @@ impl Host for Answers {
             |wire: &Mutex<Option<Wire>>| wire.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (daemon, given) = (Arc::clone(&self.daemon), Arc::clone(&wire));
         let work = move |job: &JobHandle| match take(&given) {
-            Some(wire) => run_answer(&daemon, peer, &name, &allowed, wire, job),
+            Some(wire) => run_answer(&daemon, Some(peer), &name, &allowed, wire, job),
             None => Err(Error::new(ErrorKind::Io, "the call is gone")),
         };
         let started = self.daemon.jobs.start(JobKind::Answer, None, ProgressUnit::Bytes, work);
@@ -271,7 +275,7 @@ impl Host for Answers {
 
 fn run_answer(
     daemon: &Daemon,
-    peer: Fingerprint,
+    peer: Option<Fingerprint>,
     name: &str,
     allowed: &Allowed,
     wire: Wire,
