@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod allowed;
+mod authority;
 mod client;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
@@ -25,8 +26,9 @@ mod wire;
 mod fake;
 
 pub use allowed::Allowed;
+pub use authority::Authority;
 pub use client::connect;
-pub use identity::{Fingerprint, Identity};
+pub use identity::{Fingerprint, Identity, PeerId};
 pub use order::{
     Account, Caller, Direction, Failed, Moved, Order, Progress, Terms, answer, give_up, pull, push,
 };

@@ -10,6 +10,7 @@ pub(crate) use pipe::{Call, WireToCome, answer_through, call_through};
 use crate::daemon::Daemon;
 use crate::daemon::jobs::JobHandle;
 use crate::daemon::orders::KeptOrder;
+use crate::daemon::peers::id_of;
 use crate::daemon::storage::now_unix_s;
 use anyhow::Context;
 use blockyard_api::{
@@ -20,8 +21,8 @@ use blockyard_block::{CLUSTER_SIZE, Error, ErrorKind, ImageName, Result};
 use blockyard_io::HostDirectory;
 use blockyard_pool::{ImageKind, LeftImage};
 use blockyard_transfer::{
-    Account, Allowed, Caller, Direction, Fingerprint, Host, Moved, Order, Progress, Terms, Wire,
-    answer, connect, pull, push, serve,
+    Account, Allowed, Caller, Direction, Host, Moved, Order, PeerId, Progress, Terms, Wire, answer,
+    connect, pull, push, serve,
 };
 use pollster::block_on;
 use std::cell::Cell;
@@ -42,7 +43,8 @@ pub(crate) fn listen(
         let stopped = async move {
             let _ = stopping.wait_for(|stop| *stop).await; // whoever could tell is gone: stop, too
         };
-        if let Err(error) = serve(listener, &identity, host, stopped).await {
+        let authority = host.daemon.peers.authority().cloned();
+        if let Err(error) = serve(listener, &identity, authority.as_ref(), host, stopped).await {
             tracing::error!(%error, "peers are served no more");
         }
     }));
@@ -146,14 +148,14 @@ fn quote(daemon: &Daemon, wanted: &Wanted, job: &JobHandle) -> Result<JobReport>
     Ok(JobReport::Transfer(report(&account.map_err(|failed| failed.error)?, true, 0)))
 }
 
-/// A wire to the peer, and its certificate.
-fn call(daemon: &Daemon, wanted: &Wanted) -> Result<(Wire, Fingerprint)> {
+/// A wire to the peer, and by what it is known.
+fn call(daemon: &Daemon, wanted: &Wanted) -> Result<(Wire, PeerId)> {
     let peer = daemon.peers.find(&wanted.peer)?;
-    let fingerprint = Fingerprint::parse(&peer.fingerprint)?;
-    let identity = daemon.peers.identity()?;
-    let wire = connect(&daemon.peers.runtime()?, &identity, &peer.address, fingerprint)
+    let (id, identity) = (id_of(&peer)?, daemon.peers.identity()?);
+    let (runtime, authority) = (daemon.peers.runtime()?, daemon.peers.authority());
+    let wire = connect(&runtime, &identity, authority, &peer.address, &id)
         .map_err(|error| error.at(format_args!("peer {}", peer.name)))?;
-    Ok((wire, fingerprint))
+    Ok((wire, id))
 }
 
 fn report(account: &Account, quote: bool, cuts: u64) -> TransferReport {
@@ -178,7 +180,7 @@ struct OfJob<'a> {
     daemon: &'a Daemon,
     job: &'a JobHandle,
     /// None at the end of a pipe.
-    peer: Option<Fingerprint>,
+    peer: Option<PeerId>,
     /// The peer's name and what it might do when this began: a change ends it.
     known: Option<(String, Allowed)>,
     started: Instant,
@@ -187,8 +189,8 @@ struct OfJob<'a> {
 }
 
 impl OfJob<'_> {
-    fn new<'a>(daemon: &'a Daemon, job: &'a JobHandle, peer: Option<Fingerprint>) -> OfJob<'a> {
-        let known = peer.and_then(|peer| daemon.peers.known(&peer));
+    fn new<'a>(daemon: &'a Daemon, job: &'a JobHandle, peer: Option<PeerId>) -> OfJob<'a> {
+        let known = peer.as_ref().and_then(|peer| daemon.peers.known(peer));
         OfJob { daemon, job, peer, known, started: Instant::now(), moved: Cell::default() }
     }
 
@@ -221,9 +223,8 @@ impl Progress for OfJob<'_> {
     }
 
     fn is_cancelled(&self) -> bool {
-        let is_off_the_list = |peer: &Fingerprint| {
-            self.known.is_none() || self.daemon.peers.known(peer) != self.known
-        };
+        let is_off_the_list =
+            |peer: &PeerId| self.known.is_none() || self.daemon.peers.known(peer) != self.known;
         self.job.is_cancelled() || self.peer.as_ref().is_some_and(is_off_the_list)
     }
 
@@ -238,11 +239,15 @@ struct Answers {
 }
 
 impl Host for Answers {
-    fn is_listed(&self, peer: &Fingerprint) -> bool {
+    fn is_listed(&self, peer: &PeerId) -> bool {
         self.daemon.peers.known(peer).is_some()
     }
 
-    fn answer(&self, peer: Fingerprint, wire: Wire) {
+    fn names(&self) -> Vec<String> {
+        self.daemon.peers.certificate_names()
+    }
+
+    fn answer(&self, peer: PeerId, wire: Wire) {
         let Some((name, allowed)) = self.daemon.peers.known(&peer) else { return };
         if !allowed.push && !allowed.pull {
             // It may be called, and takes none of the places of those that may call.
@@ -275,7 +280,7 @@ impl Host for Answers {
 
 fn run_answer(
     daemon: &Daemon,
-    peer: Option<Fingerprint>,
+    peer: Option<PeerId>,
     name: &str,
     allowed: &Allowed,
     wire: Wire,
