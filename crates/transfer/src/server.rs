@@ -16,10 +16,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::StreamExt;
@@ -31,6 +32,9 @@ use tonic::{Request, Response, Status, Streaming};
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Handshakes at the same time; more wait in the kernel.
 const HANDSHAKES_MAX: usize = 32;
+/// A caller that is turned away has this long to hear why, and is read so often.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+const LAST_READS: usize = 16;
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Calls on one connection at the same time.
 const CALLS_MAX: u32 = 8;
@@ -124,7 +128,7 @@ async fn accept<H: Host>(
         };
         let (door, host, accepted) = (door.clone(), Arc::clone(&host), accepted.clone());
         tokio::spawn(async move {
-            let shaken = tokio::time::timeout(HANDSHAKE_TIME, shake(door, stream)).await;
+            let shaken = timeout(HANDSHAKE_TIME, shake(door, stream)).await;
             drop(place);
             match shaken {
                 Ok(Ok(connection)) => drop(accepted.send(Ok(connection)).await),
@@ -137,7 +141,14 @@ async fn accept<H: Host>(
 
 async fn shake(door: Door, stream: TcpStream) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
-    let stream = door.acceptor.accept(stream).await?;
+    let stream = match door.acceptor.accept(stream).into_fallible().await {
+        Ok(stream) => stream,
+        Err((error, stream)) => {
+            // However that ends, the caller is turned away.
+            let _ = timeout(LAST_WORDS, let_hear(stream)).await;
+            return Err(error);
+        }
+    };
     // Asked once more, to be told who it is: the list may have changed since.
     let shown = stream.get_ref().1.peer_certificates().and_then(|shown| shown.split_first());
     let (certificate, intermediates) =
@@ -145,6 +156,19 @@ async fn shake(door: Door, stream: TcpStream) -> io::Result<Connection> {
     let who = door.judge.who(certificate, intermediates, UnixTime::now());
     let peer = who.map_err(io::Error::other)?;
     Ok(Connection { stream, peer })
+}
+
+/// Takes what a caller says until it hangs up: closed before that was read, the connection is reset, and the reason that was
+/// sent may never be heard.
+async fn let_hear(mut stream: TcpStream) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut taken = [0; 4096];
+    for _ in 0..LAST_READS {
+        if stream.read(&mut taken).await? == 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// A connection of a peer that has shown who it is.
