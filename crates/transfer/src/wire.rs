@@ -41,13 +41,25 @@ pub struct Wire {
 
 /// The two ends of a wire within the process, driven by `runtime`.
 pub fn wire_pair(runtime: &Handle) -> (Wire, Wire) {
-    wire_pair_through(runtime, Some)
+    wire_pair_through(runtime, Fate::Comes)
 }
 
-/// The same; `line` may change each message, and cuts the wire where it returns none.
+/// What becomes of a message on its way.
+pub(crate) enum Fate {
+    Comes(v1::Message),
+    #[cfg(test)]
+    ComesLate(v1::Message, Duration),
+    #[cfg(test)]
+    IsLost,
+    /// With all after it.
+    #[cfg(test)]
+    IsCutOff,
+}
+
+/// The same; `line` decides over each message.
 pub(crate) fn wire_pair_through(
     runtime: &Handle,
-    line: impl Fn(v1::Message) -> Option<v1::Message> + Clone + Send + 'static,
+    line: impl Fn(v1::Message) -> Fate + Clone + Send + 'static,
 ) -> (Wire, Wire) {
     let (one, mut from_one) = mpsc::channel(QUEUE);
     let (other, mut from_other) = mpsc::channel(QUEUE);
@@ -56,7 +68,19 @@ pub(crate) fn wire_pair_through(
         let mut from = std::mem::replace(from, mpsc::channel(1).1);
         let line = line.clone();
         runtime.spawn(async move {
-            while let Some(message) = from.recv().await.and_then(&line) {
+            while let Some(message) = from.recv().await {
+                let message = match line(message) {
+                    Fate::Comes(message) => message,
+                    #[cfg(test)]
+                    Fate::ComesLate(message, time) => {
+                        tokio::time::sleep(time).await;
+                        message
+                    }
+                    #[cfg(test)]
+                    Fate::IsLost => continue,
+                    #[cfg(test)]
+                    Fate::IsCutOff => return,
+                };
                 if to.send(Ok(message)).await.is_err() {
                     return;
                 }
