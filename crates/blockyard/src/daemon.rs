@@ -38,7 +38,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use storage::Storage;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use usage::Usage;
 
 /// What is in flight has this long to end when the daemon stops.
@@ -61,6 +61,8 @@ pub(crate) struct Daemon {
     usage: Arc<Usage>,
     peers: Peers,
     orders: Orders,
+    /// A transfer ended, and may have left a part of an image.
+    parts_left: Notify,
     started: Instant,
 }
 
@@ -114,7 +116,8 @@ async fn serve(plan: Plan, storage: &Storage, to_peers: &Arc<PeerRuntime>) -> Re
     let peers = Peers::load(&plan, to_peers)?;
     let orders = Orders::load(&plan.pool)?;
     let started = Instant::now();
-    let daemon = Arc::new(Daemon { plan, pool, jobs, usage, peers, orders, started });
+    let parts_left = Notify::new();
+    let daemon = Arc::new(Daemon { plan, pool, jobs, usage, peers, orders, parts_left, started });
 
     let exports = Arc::new(exports::Images::new(Arc::clone(&daemon.pool)));
     let mut limits = Limits::default();

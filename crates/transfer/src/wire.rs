@@ -19,6 +19,9 @@ const STALL: Duration = Duration::from_secs(60);
 /// A peer that only says that it still works is given up after this long. It may have to walk through all hashes
 /// of its pool: 16 TiB of data have 128 GiB of them.
 const ALIVE_MAX: Duration = Duration::from_secs(3600);
+/// Beyond [`ALIVE_MAX`], all waiting for the peer must be paid for by bytes that crossed meanwhile, at this rate: a peer that
+/// sends little and seldom would hold its place for ever.
+const RATE_MIN: u64 = 16 << 10;
 /// Cancelling is noticed within this time.
 const LOOK: Duration = Duration::from_millis(200);
 /// While it works without having anything to say, a side lets the other know this often.
@@ -129,6 +132,8 @@ pub(crate) struct Session<'a> {
     pub(crate) progress: &'a dyn Progress,
     spoke: Instant,
     pace: Option<Pace>,
+    /// For the peer, in all.
+    waited: Duration,
     cut: bool,
 }
 
@@ -153,7 +158,8 @@ impl Pace {
 
 impl Session<'_> {
     pub(crate) fn new(wire: Wire, progress: &dyn Progress) -> Session<'_> {
-        Session { wire, progress, spoke: Instant::now(), pace: None, cut: false }
+        let waited = Duration::ZERO;
+        Session { wire, progress, spoke: Instant::now(), pace: None, waited, cut: false }
     }
 
     /// Sends no more than so many bytes a second from now on.
@@ -188,6 +194,12 @@ impl Session<'_> {
             self.cut = true;
             return Err(Error::new(ErrorKind::ShutDown, "the daemon is going away"));
         }
+        if self.progress.is_revoked() {
+            return Err(Error::new(
+                ErrorKind::Denied,
+                "the peer was removed, or may do something else now: the transfer ends, and nothing of it remains",
+            ));
+        }
         match cancelled {
             true => Err(Error::new(ErrorKind::ShutDown, "cancelled; nothing of it remains")),
             false => Ok(()),
@@ -204,6 +216,7 @@ impl Session<'_> {
             let place = self.wire.outgoing.clone().reserve_owned();
             match within(&self.wire.runtime, LOOK, place) {
                 Ok(Ok(place)) => {
+                    self.waited += started.elapsed();
                     place.send(message);
                     self.wire.bytes_sent += length;
                     self.pace.iter_mut().for_each(|pace| pace.pay(length));
@@ -212,7 +225,7 @@ impl Session<'_> {
                 }
                 Ok(Err(_closed)) => return Err(self.last_words()),
                 Err(_) if started.elapsed() > self.wire.stall => return Err(self.stalled()),
-                Err(_) => {}
+                Err(_) => self.check_pace_of_peer(started)?,
             }
         }
     }
@@ -233,6 +246,7 @@ impl Session<'_> {
             if heard.elapsed() > self.wire.stall || asked.elapsed() > self.wire.alive_max {
                 return Err(self.stalled());
             }
+            self.check_pace_of_peer(asked)?;
             match within(&self.wire.runtime, LOOK, self.wire.incoming.recv()) {
                 Ok(Some(message)) => {
                     let message = message.inspect_err(|_| self.cut = true)?;
@@ -243,7 +257,10 @@ impl Session<'_> {
                             self.cut = again;
                             return Err(told(kind, &message));
                         }
-                        message => return Ok(message),
+                        message => {
+                            self.waited += asked.elapsed();
+                            return Ok(message);
+                        }
                     }
                 }
                 Ok(None) => return Err(self.hung_up()),
@@ -272,6 +289,17 @@ impl Session<'_> {
         let message = Message::failure(error, self.cut).encode();
         // Whoever has hung up does not want to know.
         let _ = within(&self.wire.runtime, LAST_WORDS, self.wire.outgoing.send(message));
+    }
+
+    /// Gives up a peer for which is waited since `since`, if it is too slow in all.
+    fn check_pace_of_peer(&mut self, since: Instant) -> Result<()> {
+        let bytes = self.wire.bytes_sent.saturating_add(self.wire.bytes_received);
+        let paid = Duration::from_millis(bytes.saturating_mul(1000) / RATE_MIN);
+        if self.waited + since.elapsed() <= self.wire.alive_max.saturating_add(paid) {
+            return Ok(());
+        }
+        self.cut = true;
+        Err(Error::new(ErrorKind::Io, "the peer is too slow: given up"))
     }
 
     fn wait_for_pace(&mut self) -> Result<()> {

@@ -129,7 +129,11 @@ fn start_job(daemon: &Arc<Daemon>, wanted: Wanted, kept: Option<KeptOrder>) -> R
     let (mover, id) = (Arc::clone(daemon), kept.as_ref().map(|order| order.job));
     let work = move |job: &JobHandle| match wanted.quote {
         true => quote(&mover, &wanted, job),
-        false => moving::run(&mover, &wanted, kept, job),
+        false => {
+            let done = moving::run(&mover, &wanted, kept, job);
+            mover.parts_left.notify_one();
+            done
+        }
     };
     daemon.jobs.start_as(id, kind, Some(&title), ProgressUnit::Bytes, work)
 }
@@ -223,9 +227,12 @@ impl Progress for OfJob<'_> {
     }
 
     fn is_cancelled(&self) -> bool {
-        let is_off_the_list =
-            |peer: &PeerId| self.known.is_none() || self.daemon.peers.known(peer) != self.known;
-        self.job.is_cancelled() || self.peer.as_ref().is_some_and(is_off_the_list)
+        self.job.is_cancelled()
+    }
+
+    fn is_revoked(&self) -> bool {
+        let Some(peer) = &self.peer else { return false };
+        self.known.is_none() || self.daemon.peers.known(peer) != self.known
     }
 
     fn is_stopping(&self) -> bool {
@@ -299,5 +306,6 @@ fn run_answer(
         job.note(format!("{name} {wants} {}", order.image));
     };
     let account = answer(wire, &daemon.pool, allowed, now_unix_s(), &progress, noted);
+    daemon.parts_left.notify_one();
     Ok(JobReport::Transfer(report(&account.map_err(|failed| failed.error)?, quote.get(), 0)))
 }

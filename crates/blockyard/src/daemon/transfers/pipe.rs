@@ -75,6 +75,7 @@ fn run_call(daemon: &Daemon, call: &Call, wire: Wire, job: &JobHandle) -> Result
         }
         Direction::Pull => pull(wire, &caller, &call.there, &call.here),
     };
+    daemon.parts_left.notify_one();
     match done {
         Ok(account) => Ok(JobReport::Transfer(report(&account, call.quote, 0))),
         Err(failed) => Err(ended(failed, call)),
