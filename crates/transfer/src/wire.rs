@@ -48,14 +48,12 @@ pub fn wire_pair(runtime: &Handle) -> (Wire, Wire) {
 }
 
 /// What becomes of a message on its way.
+#[cfg_attr(not(test), expect(dead_code, reason = "only lines of tests are bad"))]
 pub(crate) enum Fate {
     Comes(v1::Message),
-    #[cfg(test)]
     ComesLate(v1::Message, Duration),
-    #[cfg(test)]
     IsLost,
     /// With all after it.
-    #[cfg(test)]
     IsCutOff,
 }
 
@@ -74,14 +72,11 @@ pub(crate) fn wire_pair_through(
             while let Some(message) = from.recv().await {
                 let message = match line(message) {
                     Fate::Comes(message) => message,
-                    #[cfg(test)]
                     Fate::ComesLate(message, time) => {
                         tokio::time::sleep(time).await;
                         message
                     }
-                    #[cfg(test)]
                     Fate::IsLost => continue,
-                    #[cfg(test)]
                     Fate::IsCutOff => return,
                 };
                 if to.send(Ok(message)).await.is_err() {
