@@ -45,7 +45,7 @@ fn push_through(
 /// The message with a bit changed; `at` is a part of `u64::MAX` of its bytes.
 fn flipped(message: &Message, at: u64) -> Message {
     let mut bytes = message.encode_to_vec();
-    let place = (u128::from(at) * bytes.len() as u128 >> 64) as usize;
+    let place = ((u128::from(at) * bytes.len() as u128) >> 64) as usize;
     if let Some(byte) = bytes.get_mut(place) {
         *byte ^= 1 << (at % 8);
     }
@@ -164,9 +164,9 @@ impl Lossy {
     fn random(&self) -> u64 {
         // splitmix64
         let mut value = self.state.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-        value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        value = (value ^ value >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        value ^ value >> 31
+        value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        value ^ (value >> 31)
     }
 
     fn fate(&self, message: Message) -> Fate {
