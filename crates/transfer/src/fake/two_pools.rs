@@ -39,7 +39,12 @@ fn push_through(
             _ => Fate::Comes(message),
         }
     };
-    push_over(spoil, again, from, source, to)
+    // Only what is changed may leave both sides waiting.
+    let stall = match trouble {
+        Trouble::Flip(_) => Duration::from_millis(200),
+        Trouble::None | Trouble::Cut(_) => Duration::from_secs(20),
+    };
+    push_over(spoil, stall, again, from, source, to)
 }
 
 /// The message with a bit changed; `at` is a part of `u64::MAX` of its bytes.
@@ -54,6 +59,7 @@ fn flipped(message: &Message, at: u64) -> Message {
 
 fn push_over(
     line: impl Fn(Message) -> Fate + Clone + Send + 'static,
+    stall: Duration,
     again: bool,
     from: &Arc<HostPool>,
     source: &Volume<HostDirectory>,
@@ -61,7 +67,7 @@ fn push_over(
 ) -> (Result<Account, Failed>, Result<Account, Failed>) {
     let runtime = Runtime::new().unwrap();
     let (ours, theirs) = wire_pair_through(runtime.handle(), line);
-    let patience = (Duration::from_millis(200), Duration::from_secs(5));
+    let patience = (stall, Duration::from_secs(20));
     thread::scope(|scope| {
         let allowed = Allowed { push: true, ..Allowed::default() };
         let answering = scope.spawn(move || {
@@ -198,7 +204,15 @@ fn over_a_line_that_loses_delays_cuts_and_corrupts_the_image_comes_as_it_is_or_n
             loop {
                 let each = line.clone();
                 let fate = move |message| each.fate(message);
-                let pushed = push_over(fate, attempts > 0, &from.pool, &source, &to.pool).0;
+                let pushed = push_over(
+                    fate,
+                    Duration::from_millis(200),
+                    attempts > 0,
+                    &from.pool,
+                    &source,
+                    &to.pool,
+                )
+                .0;
                 attempts += 1;
                 let there = block_on(to.pool.digest(&image("there")));
                 assert!(there.as_ref().map_or(true, |there| *there == digest), "seed {seed}");
