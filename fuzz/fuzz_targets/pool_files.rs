@@ -45,7 +45,7 @@ fn open(folder: &Path) -> blockyard_block::Result<Arc<Pool<HostDirectory>>> {
 }
 
 fn make() -> Sample {
-    let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+    let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("pool");
     let directory = HostDirectory::create(&place, options()).unwrap();
     let data = HostDisk::create(place.join("data"), &options()).unwrap();

@@ -4,6 +4,7 @@
 //! bounded. Errors of the daemon come back with the kind they had there; no daemon is `ShutDown`.
 
 mod connection;
+mod pipe;
 
 use crate::types::*;
 use blockyard_block::{Error, Result};
@@ -13,6 +14,7 @@ use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 
 pub use connection::Upload;
+pub use pipe::Pipe;
 
 /// Speaks to one daemon.
 pub struct Client {
@@ -158,6 +160,18 @@ impl Client {
     /// Starts making the image `name` of one that a peer has, or a quote.
     pub fn pull_image(&mut self, name: &str, request: &PullImage) -> Result<Job> {
         self.post(&image_path(name, "/pull"), request)
+    }
+
+    /// Opens a pipe through which the daemon pushes or pulls.
+    pub fn call_through_pipe(&self, request: &CallThroughPipe) -> Result<Pipe> {
+        let body = serde_json::to_vec(request).map_err(|error| unreadable(&error))?;
+        pipe::open(self.socket(), "/v1/pipes/call", body)
+    }
+
+    /// Opens a pipe through which the daemon answers.
+    pub fn answer_pipe(&self, request: &AnswerPipe) -> Result<Pipe> {
+        let body = serde_json::to_vec(request).map_err(|error| unreadable(&error))?;
+        pipe::open(self.socket(), "/v1/pipes/answer", body)
     }
 
     pub fn jobs(&mut self) -> Result<JobList> {

@@ -8,14 +8,15 @@
 mod client;
 mod types;
 
-pub use client::{Client, Upload};
+pub use client::{Client, Pipe, Upload};
 pub use types::{
-    CloneImage, Compression, CreateImage, DaemonIdentity, DaemonStatus, Damage, DamagePlace,
-    DiffRun, DiffState, ErrorBody, ErrorDetail, ExportFile, ExportReport, FileFormat, Image,
-    ImageAccess, ImageClient, ImageDependant, ImageDiff, ImageDigest, ImageKind, ImageLazy,
-    ImageList, ImageMap, ImageProfile, ImageTree, ImageTreeNode, ImportFile, ImportReport, Job,
-    JobKind, JobList, JobReport, JobState, LazyTerms, MapRun, MapState, OrderProfile, Peer,
-    PeerAllow, PeerList, PoolStatus, ProfileOrder, ProgressUnit, PullImage, PushImage,
-    ReclaimReport, ReclaimSpace, RenameImage, ResizeImage, ScrubReport, SnapshotImage,
-    TransferProgress, TransferReport, TransferTerms, UnreadableRun,
+    AnswerPipe, CallThroughPipe, CloneImage, Compression, CreateImage, DaemonIdentity,
+    DaemonStatus, Damage, DamagePlace, DiffRun, DiffState, ErrorBody, ErrorDetail, ExportFile,
+    ExportReport, FileFormat, Image, ImageAccess, ImageClient, ImageDependant, ImageDiff,
+    ImageDigest, ImageKind, ImageLazy, ImageList, ImageMap, ImageProfile, ImageTree, ImageTreeNode,
+    ImportFile, ImportReport, Job, JobKind, JobList, JobReport, JobState, LazyTerms, MapRun,
+    MapState, OrderProfile, PIPE_JOB, PIPE_PROTOCOL, Peer, PeerAllow, PeerList, PipeDirection,
+    PoolStatus, ProfileOrder, ProgressUnit, PullImage, PushImage, ReclaimReport, ReclaimSpace,
+    RenameImage, ResizeImage, ScrubReport, SnapshotImage, TransferProgress, TransferReport,
+    TransferTerms, UnreadableRun,
 };

@@ -5,6 +5,7 @@ mod image;
 mod job;
 mod map;
 mod peer;
+mod pipe;
 mod pool;
 
 pub use error::{ErrorBody, ErrorDetail};
@@ -23,4 +24,5 @@ pub use peer::{
     Compression, DaemonIdentity, LazyTerms, Peer, PeerAllow, PeerList, PullImage, PushImage,
     TransferReport, TransferTerms,
 };
+pub use pipe::{AnswerPipe, CallThroughPipe, PIPE_JOB, PIPE_PROTOCOL, PipeDirection};
 pub use pool::{DaemonStatus, PoolStatus};

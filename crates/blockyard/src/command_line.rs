@@ -2,7 +2,8 @@
 //! help, completions and man pages all come from here.
 
 use crate::commands::{
-    check, completions, identity, image, man, peer, pool, pull, push, quote, reclaim, scrub, serve,
+    check, completions, identity, image, man, peer, pool, pull, push, quote, receive, reclaim,
+    scrub, serve,
 };
 use crate::config::Location;
 use clap::{Args, Parser, Subcommand};
@@ -44,6 +45,8 @@ pub(crate) enum Command {
     Push(push::Flags),
     Pull(pull::Flags),
     Quote(quote::Flags),
+    Receive(receive::Flags),
+    Send(receive::SendFlags),
     #[command(subcommand)]
     Peer(peer::Command),
     Identity(identity::Flags),

@@ -10,10 +10,12 @@ pub(crate) mod pool;
 pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod quote;
+pub(crate) mod receive;
 pub(crate) mod reclaim;
 pub(crate) mod scrub;
 pub(crate) mod serve;
 mod transfer;
+mod via;
 
 use crate::command_line::{Command, CommandLine, SharedFlags};
 use crate::config::{Config, ServeSettings};
@@ -75,6 +77,12 @@ pub(crate) fn run(command_line: CommandLine) -> Result<()> {
         }
         Command::Quote(flags) => {
             asking(shared_config(shared)?, output, |session| quote::run(&flags, session))
+        }
+        Command::Receive(flags) => {
+            asking(shared_config(shared)?, output, |session| receive::run(&flags, session))
+        }
+        Command::Send(flags) => {
+            asking(shared_config(shared)?, output, |session| receive::run_send(&flags, session))
         }
         Command::Pool(command) => {
             asking(shared_config(shared)?, output, |session| pool::run(&command, session))

@@ -45,7 +45,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use storage::Storage;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use usage::Usage;
 
 /// What is in flight has this long to end when the daemon stops.
@@ -71,6 +71,8 @@ pub(crate) struct Daemon {
     dependants: Dependants,
     lazy: LazyImages,
     profiles: Profiles,
+    /// A transfer ended, and may have left a part of an image.
+    parts_left: Notify,
     started: Instant,
 }
 
@@ -127,8 +129,20 @@ async fn serve(plan: Plan, storage: &Storage, to_peers: &Arc<PeerRuntime>) -> Re
     let lazy = LazyImages::load(&plan.pool)?;
     let profiles = Profiles::load(&plan.pool)?;
     let started = Instant::now();
-    let daemon =
-        Daemon { plan, pool, jobs, usage, peers, orders, dependants, lazy, profiles, started };
+    let parts_left = Notify::new();
+    let daemon = Daemon {
+        plan,
+        pool,
+        jobs,
+        usage,
+        peers,
+        orders,
+        dependants,
+        lazy,
+        profiles,
+        parts_left,
+        started,
+    };
     let daemon = Arc::new(daemon);
 
     let exports = Arc::new(exports::Images::new(Arc::clone(&daemon.pool)));

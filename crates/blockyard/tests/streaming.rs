@@ -6,7 +6,7 @@ mod support;
 
 use serde_json::Value;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::process::{Child, Stdio};
@@ -301,6 +301,108 @@ fn a_transfer_that_is_cancelled_leaves_nothing_even_if_it_was_cut_off_before() {
         b.place.json(&["pool", "status"])["bytes_physical"] == 0
     });
     assert_eq!(b.images(), 0);
+    a.end();
+    b.end();
+}
+
+#[test]
+fn ctrl_c_is_heard_while_the_daemon_is_away() {
+    let (mut a, b) = two();
+    a.import("web", &content(23, 32));
+    let mut child = spawn(&a, &["push", "web", "b", "--rate", "4M", "--compress", "none"]);
+    let mut said = String::new();
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    support::eventually("clusters", || b.place.json(&["pool", "status"])["bytes_physical"] != 0);
+    a.daemon.take().unwrap().kill();
+    errors.read_line(&mut said).unwrap();
+    assert!(said.contains("does not answer"), "{said}");
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&child),
+        rustix::process::Signal::INT,
+    )
+    .unwrap();
+    errors.read_line(&mut said).unwrap();
+    assert!(said.contains("cancelled as soon as"), "{said}");
+    restart(&mut a);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    support::eventually("nothing left", || {
+        b.place.json(&["pool", "status"])["bytes_physical"] == 0
+    });
+    assert_eq!((a.images(), b.images()), (1, 0));
+    a.end();
+    b.end();
+}
+
+#[test]
+fn a_damaged_hash_table_keeps_no_sound_data_from_being_taken() {
+    let (a, mut b) = two();
+    a.import("web", &content(24, 8));
+    a.place.ok(&["push", "web", "b"]);
+    // Its hashes are on disk then, and the summaries in memory.
+    b.daemon.take().unwrap().stop();
+    restart(&mut b);
+    b.digest("web");
+    let table = b.place.pool().join("hashes");
+    let length = fs::metadata(&table).unwrap().len();
+    let file = fs::File::options().write(true).open(&table).unwrap();
+    for page in (8..length / 4096).take(64) {
+        file.write_all_at(&[0x55; 8], page * 4096 + 64).unwrap();
+    }
+    file.sync_all().unwrap();
+    let report = a.place.json(&["push", "web", "b/again"]);
+    assert_eq!(number(&report, "bytes_missing"), 0, "{report}");
+    assert_eq!(a.digest("web"), b.digest("again"));
+    let mut bytes = vec![0; 8 * MIB as usize];
+    let exported = b.place.path("again.raw");
+    b.place.ok(&["image", "export", "again", exported.to_str().unwrap(), "--format", "raw"]);
+    fs::File::open(&exported).unwrap().read_exact(&mut bytes).unwrap();
+    assert!(bytes == content(24, 8));
+}
+
+#[test]
+fn a_part_gets_older_while_its_daemon_is_away_and_a_removed_peer_is_told() {
+    let (a, mut b) = two();
+    a.import("web", &content(25, 32));
+    let child = spawn(&a, &["push", "web", "b", "--rate", "8M", "--compress", "none"]);
+    let physical = |b: &Host| b.place.json(&["pool", "status"])["bytes_physical"].clone();
+    support::eventually("clusters", || physical(&b).as_u64().unwrap() > 2 * MIB);
+    // The called side goes away, the calling one gives up: a part is left.
+    b.daemon.take().unwrap().stop();
+    a.place.ok(&["peer", "remove", "b"]);
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains("no peer is called b") || said.contains("was removed"), "{said}");
+    let times = b.place.pool().join("parts.json");
+    restart(&mut b);
+    let noted = || {
+        let text = fs::read_to_string(&times).unwrap_or_default();
+        let times: std::collections::BTreeMap<String, u64> =
+            serde_json::from_str(&text).unwrap_or_default();
+        times.into_iter().next()
+    };
+    support::eventually("a part", || noted().is_some());
+    let (id, since) = noted().unwrap();
+    b.daemon.take().unwrap().stop();
+    restart(&mut b);
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(noted(), Some((id.clone(), since)), "its age began anew");
+    assert_ne!(physical(&b), 0);
+    b.daemon.take().unwrap().stop();
+    fs::write(&times, format!("{{\"{id}\": {}}}", since - 25 * 3600)).unwrap();
+    restart(&mut b);
+    support::eventually("nothing left", || physical(&b) == 0);
+
+    // In the midst of a transfer each side says why it ends.
+    a.knows("b", &b, &[]);
+    let child = spawn(&a, &["push", "web", "b", "--rate", "8M", "--compress", "none"]);
+    support::eventually("clusters", || physical(&b).as_u64().unwrap() > 2 * MIB);
+    b.place.ok(&["peer", "remove", "a"]);
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("the peer says: the peer was removed"), "{said}");
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    support::eventually("nothing left", || physical(&b) == 0);
     a.end();
     b.end();
 }

@@ -29,16 +29,16 @@ impl<D: Directory> Pool<D> {
             state.check_not_lazy(id, "compared")?;
             (state.image(id)?.record.size, state.image_extents(id))
         };
-        let mut summaries = Vec::with_capacity(extents.len());
+        let mut root = RootHasher::new(self.hash_algorithm(), size);
         for (index, extent) in extents {
             let summary = self.summary(extent).await.map_err(|error| {
                 let name = self.lock().image(id).map(|image| image.record.name.to_string());
                 let name = name.unwrap_or_else(|_| id.0.to_string());
                 error.at(format_args!("image {name} at {}", index * EXTENT_SIZE))
             })?;
-            summaries.push((index, summary));
+            root.add(index, &summary);
         }
-        Ok(root_hash(self.hash_algorithm(), size, &summaries))
+        Ok(root.finish())
     }
 
     /// The hash over the hashes of an extent's slots, kept until it changes.
@@ -320,17 +320,49 @@ pub fn root_hash(
     size: u64,
     summaries: &[(u64, ContentHash)],
 ) -> ContentHash {
-    let empty = algorithm.hash(&[0; 32 * EXTENT_CLUSTERS]);
-    let mut hasher = Hasher::new(algorithm);
-    hasher.update(&size.to_le_bytes());
-    hasher.update(algorithm.name().as_bytes());
-    let mut present = summaries.iter().peekable();
-    for index in 0..size.div_ceil(EXTENT_SIZE) {
-        let summary =
-            present.next_if(|(at, _)| *at == index).map_or(&empty, |(_, summary)| summary);
-        hasher.update(&summary.0);
+    let mut root = RootHasher::new(algorithm, size);
+    summaries.iter().for_each(|(index, summary)| root.add(*index, summary));
+    root.finish()
+}
+
+/// A root hash that is being made: the list of a large image's summaries is long.
+struct RootHasher {
+    hasher: Hasher,
+    /// The summary of an extent that reads zero.
+    empty: ContentHash,
+    next: u64,
+    extents: u64,
+}
+
+impl RootHasher {
+    fn new(algorithm: HashAlgorithm, size: u64) -> RootHasher {
+        let mut hasher = Hasher::new(algorithm);
+        hasher.update(&size.to_le_bytes());
+        hasher.update(algorithm.name().as_bytes());
+        let empty = algorithm.hash(&[0; 32 * EXTENT_CLUSTERS]);
+        RootHasher { hasher, empty, next: 0, extents: size.div_ceil(EXTENT_SIZE) }
     }
-    hasher.finish()
+
+    /// Extents come in ascending order; what is beyond the image's size does not count.
+    fn add(&mut self, index: u64, summary: &ContentHash) {
+        self.fill(index.min(self.extents));
+        if index == self.next && index < self.extents {
+            self.hasher.update(&summary.0);
+            self.next += 1;
+        }
+    }
+
+    fn fill(&mut self, end: u64) {
+        while self.next < end {
+            self.hasher.update(&self.empty.0);
+            self.next += 1;
+        }
+    }
+
+    fn finish(mut self) -> ContentHash {
+        self.fill(self.extents);
+        self.hasher.finish()
+    }
 }
 
 async fn count_distinct<D: Directory>(sorted: &Sorted<D>) -> Result<Contents> {

@@ -1,8 +1,10 @@
-//! Who a daemon is: a key and a self-made certificate, known by the fingerprint of the latter.
+//! Who a daemon is: a key and a certificate, self-made and known by its fingerprint, or signed by an authority and known by
+//! a name in it.
 
+use crate::tls::check_pair;
 use blockyard_block::{Error, ErrorKind, HashAlgorithm, Result};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use std::fmt;
 
 /// SHA-256 of a certificate's DER bytes.
@@ -48,10 +50,42 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// A private key and its certificate. It shows neither in messages nor in logs.
+/// By what a peer is known.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PeerId {
+    /// It has this very certificate.
+    Certificate(Fingerprint),
+    /// It has one for this DNS name, signed by the authority.
+    Name(String),
+}
+
+impl PeerId {
+    /// A DNS name, without wildcards.
+    pub fn name(text: &str) -> Result<PeerId> {
+        match ServerName::try_from(text) {
+            Ok(ServerName::DnsName(name)) => Ok(PeerId::Name(name.as_ref().to_ascii_lowercase())),
+            _ => Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("{text:?} is no DNS name that a certificate could have"),
+            )),
+        }
+    }
+}
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PeerId::Certificate(fingerprint) => write!(f, "{fingerprint}"),
+            PeerId::Name(name) => write!(f, "{name}"),
+        }
+    }
+}
+
+/// A private key and its certificate, with those that lead to the authority. It shows neither in messages nor in logs.
 pub struct Identity {
     certificate: CertificateDer<'static>,
-    key: PrivatePkcs8KeyDer<'static>,
+    intermediates: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
 }
 
 impl Identity {
@@ -72,9 +106,31 @@ impl Identity {
         let broken = |error: rustls::pki_types::pem::Error| {
             Error::new(ErrorKind::Corrupt, format!("the daemon's identity cannot be read: {error}"))
         };
-        let key = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()).map_err(broken)?;
+        let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(broken)?;
         let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(broken)?;
-        Ok(Identity { certificate, key })
+        Ok(Identity { certificate, intermediates: Vec::new(), key })
+    }
+
+    /// One that an authority has signed: its certificate first, then those between, and the key, as PEM.
+    pub fn from_chain(certificates: &str, key: &str) -> Result<Identity> {
+        let broken = |what: &str, error: rustls::pki_types::pem::Error| {
+            Error::new(ErrorKind::InvalidArgument, format!("{what} cannot be read: {error}"))
+        };
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+            .map_err(|error| broken("the key for peers", error))?;
+        let mut chain = CertificateDer::pem_slice_iter(certificates.as_bytes())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| broken("the certificate for peers", error))?
+            .into_iter();
+        let Some(certificate) = chain.next() else {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                "there is no certificate in the file of the certificate for peers",
+            ));
+        };
+        let identity = Identity { certificate, intermediates: chain.collect(), key };
+        check_pair(&identity)?;
+        Ok(identity)
     }
 
     pub fn fingerprint(&self) -> Fingerprint {
@@ -82,15 +138,15 @@ impl Identity {
     }
 
     pub(crate) fn certificates(&self) -> Vec<CertificateDer<'static>> {
-        vec![self.certificate.clone()]
+        [std::slice::from_ref(&self.certificate), &self.intermediates].concat()
     }
 
     pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
-        PrivateKeyDer::Pkcs8(self.key.clone_key())
+        self.key.clone_key()
     }
 }
 
-/// The name in every certificate. It says nothing: fingerprints are compared.
+/// The name in every self-made certificate. It says nothing: fingerprints are compared.
 pub(crate) const SERVER_NAME: &str = "blockyard";
 
 #[cfg(test)]

@@ -1,18 +1,22 @@
 //! Streaming between daemons: an image is offered as a list of hashes, and only what the receiver lacks crosses.
 //!
 //! `message.rs` bounds what comes from the wire. [`Wire`] is a conversation of such messages, for a thread that
-//! may block; what carries it is not its business: gRPC with mutual TLS does (`client.rs`, `server.rs`), and a pipe
-//! could. The two roles (`sender.rs`, `receiver.rs`) speak over a `Wire` and know no network. Which peers there
+//! may block; what carries it is not its business: gRPC with mutual TLS does (`client.rs`, `server.rs`), or a pipe that
+//! somebody else protects (`pipe.rs`). The two roles (`sender.rs`, `receiver.rs`) speak over a `Wire` and know no network. Which peers there
 //! are, and what they may, is the [`Host`]'s business.
 #![forbid(unsafe_code)]
 
 mod allowed;
+mod authority;
 mod client;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod identity;
 mod lazy;
 mod message;
 mod order;
 mod payload;
+mod pipe;
 mod receiver;
 mod sender;
 mod server;
@@ -23,13 +27,15 @@ mod wire;
 mod fake;
 
 pub use allowed::Allowed;
+pub use authority::Authority;
 pub use client::connect;
-pub use identity::{Fingerprint, Identity};
+pub use identity::{Fingerprint, Identity, PeerId};
 pub use lazy::{DependantId, Fetched, Fetching, NoOrigins, Origins, fetch, pull_lazily, release};
 pub use order::{
     Account, Caller, Direction, Failed, Moved, Order, Progress, Terms, answer, answer_with,
     give_up, pull, push,
 };
+pub use pipe::wire_over;
 pub use server::{Host, serve};
 pub use wire::{Wire, wire_pair};
 

@@ -114,6 +114,10 @@ pub trait Progress {
     fn moved(&self, moved: Moved);
     /// The user wants it no more.
     fn is_cancelled(&self) -> bool;
+    /// The peer may do it no more.
+    fn is_revoked(&self) -> bool {
+        false
+    }
     /// The daemon goes away; the transfer may go on later.
     fn is_stopping(&self) -> bool;
 }

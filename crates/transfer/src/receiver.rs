@@ -1,7 +1,7 @@
 //! The side that wants the image. It takes what it finds, asks for the rest, and shows the image only when it is
 //! whole. Cut off, it leaves what came to be found again; ended for any other reason, it leaves nothing.
 
-use crate::message::{Found, Message, SlotBits, nonsense};
+use crate::message::{Found, Message, SUMMARIES_MAX, SlotBits, nonsense};
 use crate::order::{Account, Moved, Order};
 use crate::payload::Unpacker;
 use crate::sender::estimate;
@@ -87,6 +87,7 @@ pub(crate) fn receive_image<D: Directory>(
     let Target::Image(receive) = target else { return account };
     let finished = account.and_then(|account| {
         let told = told_digest(session)?;
+        block_on(receive.make_summaries(&mut || session.still_working()))?;
         Ok((account, told))
     });
     match finished {
@@ -115,7 +116,13 @@ pub(crate) fn receive_image<D: Directory>(
         Err(error) => {
             match session.is_cut() {
                 true => block_on(receive.leave(receiver.now_unix_s)),
-                false => block_on(receive.abandon()),
+                false => {
+                    block_on(receive.abandon());
+                    if order.again {
+                        // Nor is what came before it was cut off.
+                        pool.give_up_parts(name);
+                    }
+                }
             }
             Err(error)
         }
@@ -239,6 +246,10 @@ fn find<D: Directory>(
             (Some((first, _)), Some((end, _))) if *first >= next => next = end.saturating_add(1),
             (None, None) if last => {}
             _ => return Err(nonsense("lists without an end, or out of order")),
+        }
+        // Each costs a walk over all maps.
+        if !last && list.len() < SUMMARIES_MAX {
+            return Err(nonsense("a list that is not full, and not the last"));
         }
         if let Some(told) = &mut told {
             told.extend_from_slice(&list);

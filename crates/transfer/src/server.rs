@@ -1,23 +1,26 @@
 //! Answering peers. TLS comes first: whoever is not listed gets no further than its handshake.
 
+use crate::authority::Authority;
 use crate::client::pass_on;
-use crate::identity::{Fingerprint, Identity};
+use crate::identity::{Identity, PeerId};
 use crate::message::MESSAGE_BYTES_MAX;
-use crate::tls::server_config;
+use crate::tls::{Judge, Listed, server_config};
 use crate::v1;
 use crate::v1::transfer_server::{Transfer, TransferServer};
 use crate::wire::{QUEUE, Wire};
 use blockyard_block::{Error, Result};
+use rustls::pki_types::UnixTime;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::StreamExt;
@@ -29,36 +32,57 @@ use tonic::{Request, Response, Status, Streaming};
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Handshakes at the same time; more wait in the kernel.
 const HANDSHAKES_MAX: usize = 32;
+/// A caller that is turned away has this long to hear why, and is read so often.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+const LAST_READS: usize = 16;
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Calls on one connection at the same time.
 const CALLS_MAX: u32 = 8;
 
 /// Who knows the peers, and does what they ask for.
 pub trait Host: Send + Sync + 'static {
-    /// Whether a daemon with this certificate is a peer, now.
-    fn is_listed(&self, peer: &Fingerprint) -> bool;
+    /// Whether this is a peer, now.
+    fn is_listed(&self, peer: &PeerId) -> bool;
+
+    /// The DNS names of the peers that are known by one.
+    fn names(&self) -> Vec<String>;
 
     /// A listed peer called. Must not block: the work is for a thread.
-    fn answer(&self, peer: Fingerprint, wire: Wire);
+    fn answer(&self, peer: PeerId, wire: Wire);
 
     /// Somebody was turned away, or a connection broke before it was one.
     fn refused(&self, address: &str, why: &str);
+}
+
+/// The host as the handshake asks it.
+struct AsListed<H>(Arc<H>);
+
+impl<H: Host> Listed for AsListed<H> {
+    fn is_listed(&self, peer: &PeerId) -> bool {
+        self.0.is_listed(peer)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.names()
+    }
 }
 
 /// Serves peers on `listener` until `stop` is ready. Runs on the current runtime.
 pub async fn serve<H: Host>(
     listener: std::net::TcpListener,
     identity: &Identity,
+    authority: Option<&Authority>,
     host: Arc<H>,
     stop: impl Future<Output = ()>,
 ) -> Result<()> {
     let failed = |error| Error::io("cannot listen for peers", error);
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = TcpListener::from_std(listener).map_err(failed)?;
-    let asked = Arc::clone(&host);
-    let config = server_config(identity, Arc::new(move |peer| asked.is_listed(peer)))?;
+    let judge = Arc::new(Judge::new(Arc::new(AsListed(Arc::clone(&host))), authority)?);
+    let config = server_config(identity, &judge)?;
     let (accepted, connections) = mpsc::channel(1);
-    let accepting = accept(listener, Arc::new(config).into(), Arc::clone(&host), accepted);
+    let door = Door { acceptor: Arc::new(config).into(), judge };
+    let accepting = accept(listener, door, Arc::clone(&host), accepted);
     let service = TransferServer::new(Service { host })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -77,9 +101,16 @@ pub async fn serve<H: Host>(
     }
 }
 
+/// What a caller passes.
+#[derive(Clone)]
+struct Door {
+    acceptor: TlsAcceptor,
+    judge: Arc<Judge>,
+}
+
 async fn accept<H: Host>(
     listener: TcpListener,
-    acceptor: TlsAcceptor,
+    door: Door,
     host: Arc<H>,
     accepted: mpsc::Sender<io::Result<Connection>>,
 ) {
@@ -95,9 +126,9 @@ async fn accept<H: Host>(
                 continue;
             }
         };
-        let (acceptor, host, accepted) = (acceptor.clone(), Arc::clone(&host), accepted.clone());
+        let (door, host, accepted) = (door.clone(), Arc::clone(&host), accepted.clone());
         tokio::spawn(async move {
-            let shaken = tokio::time::timeout(HANDSHAKE_TIME, shake(acceptor, stream)).await;
+            let shaken = timeout(HANDSHAKE_TIME, shake(door, stream)).await;
             drop(place);
             match shaken {
                 Ok(Ok(connection)) => drop(accepted.send(Ok(connection)).await),
@@ -108,28 +139,49 @@ async fn accept<H: Host>(
     }
 }
 
-async fn shake(acceptor: TlsAcceptor, stream: TcpStream) -> io::Result<Connection> {
+async fn shake(door: Door, stream: TcpStream) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
-    let stream = acceptor.accept(stream).await?;
-    let certificates = stream.get_ref().1.peer_certificates();
-    let peer = certificates
-        .and_then(|certificates| certificates.first())
-        .map(Fingerprint::of)
-        .ok_or_else(|| io::Error::other("no certificate was shown"))?;
+    let stream = match door.acceptor.accept(stream).into_fallible().await {
+        Ok(stream) => stream,
+        Err((error, stream)) => {
+            // However that ends, the caller is turned away.
+            let _ = timeout(LAST_WORDS, let_hear(stream)).await;
+            return Err(error);
+        }
+    };
+    // Asked once more, to be told who it is: the list may have changed since.
+    let shown = stream.get_ref().1.peer_certificates().and_then(|shown| shown.split_first());
+    let (certificate, intermediates) =
+        shown.ok_or_else(|| io::Error::other("no certificate was shown"))?;
+    let who = door.judge.who(certificate, intermediates, UnixTime::now());
+    let peer = who.map_err(io::Error::other)?;
     Ok(Connection { stream, peer })
+}
+
+/// Takes what a caller says until it hangs up: closed before that was read, the connection is reset, and the reason that was
+/// sent may never be heard.
+async fn let_hear(mut stream: TcpStream) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut taken = [0; 4096];
+    for _ in 0..LAST_READS {
+        if stream.read(&mut taken).await? == 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// A connection of a peer that has shown who it is.
 struct Connection {
     stream: TlsStream<TcpStream>,
-    peer: Fingerprint,
+    peer: PeerId,
 }
 
 impl Connected for Connection {
-    type ConnectInfo = Fingerprint;
+    type ConnectInfo = PeerId;
 
-    fn connect_info(&self) -> Fingerprint {
-        self.peer
+    fn connect_info(&self) -> PeerId {
+        self.peer.clone()
     }
 }
 
@@ -175,7 +227,7 @@ impl<H: Host> Transfer for Service<H> {
         &self,
         request: Request<Streaming<v1::Message>>,
     ) -> Result<Response<Answers>, Status> {
-        let peer = request.extensions().get::<Fingerprint>().copied();
+        let peer = request.extensions().get::<PeerId>().cloned();
         // A peer that was removed keeps its connection, but nothing is answered on it.
         let Some(peer) = peer.filter(|peer| self.host.is_listed(peer)) else {
             return Err(Status::permission_denied("this certificate is not that of a peer"));

@@ -19,6 +19,9 @@ const STALL: Duration = Duration::from_secs(60);
 /// A peer that only says that it still works is given up after this long. It may have to walk through all hashes
 /// of its pool: 16 TiB of data have 128 GiB of them.
 const ALIVE_MAX: Duration = Duration::from_secs(3600);
+/// Beyond [`ALIVE_MAX`], all waiting for the peer must be paid for by bytes that crossed meanwhile, at this rate: a peer that
+/// sends little and seldom would hold its place for ever.
+const RATE_MIN: u64 = 16 << 10;
 /// Cancelling is noticed within this time.
 const LOOK: Duration = Duration::from_millis(200);
 /// While it works without having anything to say, a side lets the other know this often.
@@ -41,13 +44,23 @@ pub struct Wire {
 
 /// The two ends of a wire within the process, driven by `runtime`.
 pub fn wire_pair(runtime: &Handle) -> (Wire, Wire) {
-    wire_pair_through(runtime, Some)
+    wire_pair_through(runtime, Fate::Comes)
 }
 
-/// The same; `line` may change each message, and cuts the wire where it returns none.
+/// What becomes of a message on its way.
+#[cfg_attr(not(test), expect(dead_code, reason = "only lines of tests are bad"))]
+pub(crate) enum Fate {
+    Comes(v1::Message),
+    ComesLate(v1::Message, Duration),
+    IsLost,
+    /// With all after it.
+    IsCutOff,
+}
+
+/// The same; `line` decides over each message.
 pub(crate) fn wire_pair_through(
     runtime: &Handle,
-    line: impl Fn(v1::Message) -> Option<v1::Message> + Clone + Send + 'static,
+    line: impl Fn(v1::Message) -> Fate + Clone + Send + 'static,
 ) -> (Wire, Wire) {
     let (one, mut from_one) = mpsc::channel(QUEUE);
     let (other, mut from_other) = mpsc::channel(QUEUE);
@@ -56,7 +69,16 @@ pub(crate) fn wire_pair_through(
         let mut from = std::mem::replace(from, mpsc::channel(1).1);
         let line = line.clone();
         runtime.spawn(async move {
-            while let Some(message) = from.recv().await.and_then(&line) {
+            while let Some(message) = from.recv().await {
+                let message = match line(message) {
+                    Fate::Comes(message) => message,
+                    Fate::ComesLate(message, time) => {
+                        tokio::time::sleep(time).await;
+                        message
+                    }
+                    Fate::IsLost => continue,
+                    Fate::IsCutOff => return,
+                };
                 if to.send(Ok(message)).await.is_err() {
                     return;
                 }
@@ -105,6 +127,8 @@ pub(crate) struct Session<'a> {
     pub(crate) progress: &'a dyn Progress,
     spoke: Instant,
     pace: Option<Pace>,
+    /// For the peer, in all.
+    waited: Duration,
     cut: bool,
 }
 
@@ -129,7 +153,8 @@ impl Pace {
 
 impl Session<'_> {
     pub(crate) fn new(wire: Wire, progress: &dyn Progress) -> Session<'_> {
-        Session { wire, progress, spoke: Instant::now(), pace: None, cut: false }
+        let waited = Duration::ZERO;
+        Session { wire, progress, spoke: Instant::now(), pace: None, waited, cut: false }
     }
 
     /// Sends no more than so many bytes a second from now on.
@@ -164,6 +189,12 @@ impl Session<'_> {
             self.cut = true;
             return Err(Error::new(ErrorKind::ShutDown, "the daemon is going away"));
         }
+        if self.progress.is_revoked() {
+            return Err(Error::new(
+                ErrorKind::Denied,
+                "the peer was removed, or may do something else now: the transfer ends, and nothing of it remains",
+            ));
+        }
         match cancelled {
             true => Err(Error::new(ErrorKind::ShutDown, "cancelled; nothing of it remains")),
             false => Ok(()),
@@ -180,6 +211,7 @@ impl Session<'_> {
             let place = self.wire.outgoing.clone().reserve_owned();
             match within(&self.wire.runtime, LOOK, place) {
                 Ok(Ok(place)) => {
+                    self.waited += started.elapsed();
                     place.send(message);
                     self.wire.bytes_sent += length;
                     self.pace.iter_mut().for_each(|pace| pace.pay(length));
@@ -188,7 +220,7 @@ impl Session<'_> {
                 }
                 Ok(Err(_closed)) => return Err(self.last_words()),
                 Err(_) if started.elapsed() > self.wire.stall => return Err(self.stalled()),
-                Err(_) => {}
+                Err(_) => self.check_pace_of_peer(started)?,
             }
         }
     }
@@ -209,6 +241,7 @@ impl Session<'_> {
             if heard.elapsed() > self.wire.stall || asked.elapsed() > self.wire.alive_max {
                 return Err(self.stalled());
             }
+            self.check_pace_of_peer(asked)?;
             match within(&self.wire.runtime, LOOK, self.wire.incoming.recv()) {
                 Ok(Some(message)) => {
                     let message = message.inspect_err(|_| self.cut = true)?;
@@ -219,7 +252,10 @@ impl Session<'_> {
                             self.cut = again;
                             return Err(told(kind, &message));
                         }
-                        message => return Ok(message),
+                        message => {
+                            self.waited += asked.elapsed();
+                            return Ok(message);
+                        }
                     }
                 }
                 Ok(None) => return Err(self.hung_up()),
@@ -248,6 +284,17 @@ impl Session<'_> {
         let message = Message::failure(error, self.cut).encode();
         // Whoever has hung up does not want to know.
         let _ = within(&self.wire.runtime, LAST_WORDS, self.wire.outgoing.send(message));
+    }
+
+    /// Gives up a peer for which is waited since `since`, if it is too slow in all.
+    fn check_pace_of_peer(&mut self, since: Instant) -> Result<()> {
+        let bytes = self.wire.bytes_sent.saturating_add(self.wire.bytes_received);
+        let paid = Duration::from_millis(bytes.saturating_mul(1000) / RATE_MIN);
+        if self.waited + since.elapsed() <= self.wire.alive_max.saturating_add(paid) {
+            return Ok(());
+        }
+        self.cut = true;
+        Err(Error::new(ErrorKind::Io, "the peer is too slow: given up"))
     }
 
     fn wait_for_pace(&mut self) -> Result<()> {

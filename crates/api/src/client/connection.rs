@@ -5,7 +5,7 @@ use blockyard_block::{Error, ErrorKind, Result};
 use http_body_util::channel::{Channel, Sender};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Bytes, Incoming};
-use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::client::conn::http1::{Connection as Driver, SendRequest, handshake};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use std::io::{self, Write};
@@ -152,7 +152,7 @@ async fn ended<T>(response: &JoinHandle<T>) {
     }
 }
 
-fn new_runtime() -> Result<Runtime> {
+pub(super) fn new_runtime() -> Result<Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -165,15 +165,25 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let stream = UnixStream::connect(socket).await.map_err(|error| no_daemon(socket, error))?;
-    let (sender, connection) =
-        handshake(TokioIo::new(stream)).await.map_err(|error| lost(&error))?;
+    let (sender, connection) = connect_with(socket).await?;
     // Ends with the sender; its error reaches the request that was under way.
     tokio::spawn(connection);
     Ok(sender)
 }
 
-async fn answer(response: Response<Incoming>) -> Result<Vec<u8>> {
+/// A connection that the caller drives.
+pub(super) async fn connect_with<B>(
+    socket: &Path,
+) -> Result<(SendRequest<B>, Driver<TokioIo<UnixStream>, B>)>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let stream = UnixStream::connect(socket).await.map_err(|error| no_daemon(socket, error))?;
+    handshake(TokioIo::new(stream)).await.map_err(|error| lost(&error))
+}
+
+pub(super) async fn answer(response: Response<Incoming>) -> Result<Vec<u8>> {
     let status = response.status();
     let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
         .collect()
@@ -200,6 +210,6 @@ fn no_daemon(socket: &Path, error: io::Error) -> Error {
     }
 }
 
-fn lost(error: &dyn std::fmt::Display) -> Error {
+pub(super) fn lost(error: &dyn std::fmt::Display) -> Error {
     Error::new(ErrorKind::ShutDown, format!("the connection to the daemon was lost: {error}"))
 }

@@ -34,8 +34,12 @@ pub struct Peer {
     pub name: String,
     /// `HOST:PORT`, to call it.
     pub address: String,
-    /// That of its certificate: `blockyard identity` there.
-    pub fingerprint: String,
+    /// That of its certificate: `blockyard identity` there. This or a certificate's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// The DNS name in its certificate, which the daemon's authority has signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_name: Option<String>,
     #[serde(default)]
     pub allow: PeerAllow,
     /// Names of the images that it may push or pull, where `*` stands for any characters and `?` for one; all if there

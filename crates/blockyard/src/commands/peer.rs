@@ -16,7 +16,11 @@ pub(crate) enum Command {
         /// HOST:PORT, as it was told by `serve --peer` there
         address: String,
         /// What `blockyard identity` prints there
-        fingerprint: String,
+        #[arg(required_unless_present = "name_in_certificate")]
+        fingerprint: Option<String>,
+        /// In place of a fingerprint: the DNS name in its certificate, if an authority signs them (`serve --peer-ca`)
+        #[arg(long = "name", value_name = "DNSNAME", conflicts_with = "fingerprint")]
+        name_in_certificate: Option<String>,
         /// What it may do here: push images to this pool, pull any image from it, or both. Without it, it is
         /// only called
         #[arg(long, value_enum)]
@@ -41,7 +45,7 @@ pub(crate) enum Allow {
 pub(crate) fn run(command: &Command, session: &Session) -> Result<()> {
     let mut client = session.client()?;
     match command {
-        Command::Add { name, address, fingerprint, allow, images } => {
+        Command::Add { name, address, fingerprint, name_in_certificate, allow, images } => {
             let allow = match allow {
                 None => PeerAllow::None,
                 Some(Allow::Push) => PeerAllow::Push,
@@ -52,6 +56,7 @@ pub(crate) fn run(command: &Command, session: &Session) -> Result<()> {
                 name: name.clone(),
                 address: address.clone(),
                 fingerprint: fingerprint.clone(),
+                certificate_name: name_in_certificate.clone(),
                 allow,
                 images: images.clone(),
             };
@@ -71,7 +76,8 @@ pub(crate) fn run(command: &Command, session: &Session) -> Result<()> {
 }
 
 fn table(list: &PeerList) -> String {
-    let mut table = Table::with_header(["NAME", "ADDRESS", "ALLOWED", "IMAGES", "FINGERPRINT"]);
+    let mut table =
+        Table::with_header(["NAME", "ADDRESS", "ALLOWED", "IMAGES", "FINGERPRINT OR NAME"]);
     for peer in &list.peers {
         let allowed = match peer.allow {
             PeerAllow::None => "-",
@@ -85,7 +91,8 @@ fn table(list: &PeerList) -> String {
             true => "*".to_owned(),
             false => peer.images.join(" "),
         };
-        table.row([name, address, allowed.to_owned(), images, peer.fingerprint.clone()]);
+        let known_by = peer.fingerprint.clone().or_else(|| peer.certificate_name.clone());
+        table.row([name, address, allowed.to_owned(), images, known_by.unwrap_or_default()]);
     }
     table.to_string()
 }

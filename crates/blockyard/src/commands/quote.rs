@@ -1,8 +1,8 @@
-//! `blockyard quote NAME PEER`, or `PEER/NAME`.
+//! `blockyard quote NAME PEER`, or `PEER/NAME`, or `quote NAME --via COMMAND`.
 
-use crate::commands::{Session, transfer};
+use crate::commands::{Session, transfer, via};
 use anyhow::Result;
-use blockyard_api::{PullImage, PushImage, TransferTerms};
+use blockyard_api::{CallThroughPipe, PipeDirection, PullImage, PushImage, TransferTerms};
 use clap::Args;
 
 /// Tell what a push or a pull would take; reads no data on either side, but for --sample
@@ -12,14 +12,28 @@ pub(crate) struct Flags {
     image: String,
     /// Whom it would be pushed to
     peer: Option<String>,
+    /// As it would be pushed through this command, such as "ssh host"
+    #[arg(long, value_name = "COMMAND", conflicts_with = "peer")]
+    via: Option<String>,
     /// Read and compress some clusters of the source, to estimate what compression leaves of the missing ones
     #[arg(long)]
     sample: bool,
 }
 
 pub(crate) fn run(flags: &Flags, session: &Session) -> Result<()> {
-    let mut client = session.client()?;
     let terms = TransferTerms { sample: flags.sample, ..TransferTerms::default() };
+    if let Some(command) = &flags.via {
+        let request = CallThroughPipe {
+            direction: PipeDirection::Push,
+            image: flags.image.clone(),
+            there: None,
+            quote: true,
+            terms,
+        };
+        let done = format!("a push of {} through `{command}`:", flags.image);
+        return via::run(session, command, &request, "quote", &done);
+    }
+    let mut client = session.client()?;
     let (started, done) = match (&flags.peer, transfer::split(&flags.image)) {
         (Some(peer), None) => {
             let request = PushImage { peer: peer.clone(), target: None, quote: true, terms };

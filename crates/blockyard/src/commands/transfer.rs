@@ -1,7 +1,7 @@
 //! What `push`, `pull` and `quote` share: `PEER/NAME`, and telling what crossed.
 
 use crate::commands::Session;
-use crate::output::job;
+use crate::output::job::{self, Patience};
 use crate::size::{Size, human};
 use anyhow::Result;
 use blockyard_api::{Client, Compression, Job, JobReport, TransferReport, TransferTerms};
@@ -59,7 +59,20 @@ pub(crate) fn finish(
     what: &str,
     done: &str,
 ) -> Result<()> {
-    match job::wait(client, started, what)? {
+    let patience = Patience::of(started.kind);
+    finish_within(session, client, started, what, done, patience)
+}
+
+/// The same, with other patience.
+pub(crate) fn finish_within(
+    session: &Session,
+    client: &mut Client,
+    started: Job,
+    what: &str,
+    done: &str,
+    patience: Patience,
+) -> Result<()> {
+    match job::wait_with(client, started, what, patience)? {
         Some(JobReport::Transfer(report)) => {
             session.output.print(&report, || format!("{done}\n{}", text(&report)))
         }

@@ -52,6 +52,20 @@ pub(crate) struct ServeSettings {
     #[arg(long, value_name = "ADDR")]
     pub(crate) peer: Option<String>,
 
+    /// Certificates of the authority that signs those of peers, as PEM; with --peer-cert and --peer-key [env:
+    /// BLOCKYARD_PEER_CA; default: no authority, peers are known by their fingerprints]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) peer_ca: Option<PathBuf>,
+
+    /// This daemon's certificate for peers, and those between it and the authority, as PEM [env:
+    /// BLOCKYARD_PEER_CERT; default: a self-made one]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) peer_cert: Option<PathBuf>,
+
+    /// The key of that certificate, as PEM [env: BLOCKYARD_PEER_KEY]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) peer_key: Option<PathBuf>,
+
     /// Owner of the NBD socket, by name or number [env: BLOCKYARD_SOCKET_OWNER]
     #[arg(long, value_name = "USER")]
     pub(crate) socket_owner: Option<String>,
@@ -81,7 +95,7 @@ pub(crate) struct ServeSettings {
 
 impl ServeSettings {
     /// The names of all settings, as in the config file.
-    pub(crate) const KEYS: [&str; 15] = [
+    pub(crate) const KEYS: [&str; 18] = [
         "hash",
         "data",
         "capacity",
@@ -91,6 +105,9 @@ impl ServeSettings {
         "nbd_socket",
         "api_socket",
         "peer",
+        "peer_ca",
+        "peer_cert",
+        "peer_key",
         "socket_owner",
         "socket_group",
         "socket_mode",
@@ -112,6 +129,9 @@ impl ServeSettings {
             nbd_socket: self.nbd_socket.or(lower.nbd_socket),
             api_socket: self.api_socket.or(lower.api_socket),
             peer: self.peer.or(lower.peer),
+            peer_ca: self.peer_ca.or(lower.peer_ca),
+            peer_cert: self.peer_cert.or(lower.peer_cert),
+            peer_key: self.peer_key.or(lower.peer_key),
             socket_owner: self.socket_owner.or(lower.socket_owner),
             socket_group: self.socket_group.or(lower.socket_group),
             socket_mode: self.socket_mode.or(lower.socket_mode),

@@ -10,6 +10,7 @@ mod describe;
 mod images;
 mod jobs;
 mod peers;
+mod pipes;
 mod pool;
 
 pub(super) use pool::start_reclaim;
@@ -95,6 +96,8 @@ fn documented() -> OpenApiRouter<Arc<Daemon>> {
         .routes(routes!(peers::remove))
         .routes(routes!(peers::push))
         .routes(routes!(peers::pull))
+        .routes(routes!(pipes::call))
+        .routes(routes!(pipes::answer))
         .routes(routes!(jobs::list))
         .routes(routes!(jobs::get, jobs::cancel))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX));

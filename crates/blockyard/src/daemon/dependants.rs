@@ -12,7 +12,7 @@ use blockyard_api::ImageDependant;
 use blockyard_block::{Error, ErrorKind, ImageId, ImageName, Result};
 use blockyard_io::HostDirectory;
 use blockyard_pool::Volume;
-use blockyard_transfer::{DependantId, Fingerprint, Origins};
+use blockyard_transfer::{DependantId, Origins, PeerId};
 use pollster::block_on;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -25,8 +25,8 @@ const DEPENDANTS_MAX: usize = 1000;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Dependant {
-    /// The peer's certificate, and its name when it asked.
-    fingerprint: String,
+    /// By what the peer is known: the fingerprint of its certificate, or the name in it. And what it was called when it asked.
+    known_by: String,
     peer: String,
     id: String,
     /// The image it was pulled from, and the snapshot that is kept.
@@ -92,13 +92,13 @@ impl Dependants {
 /// What is kept for one peer.
 pub(crate) struct OfPeer<'a> {
     pub(crate) daemon: &'a Daemon,
-    pub(crate) fingerprint: Fingerprint,
+    pub(crate) known_by: PeerId,
     pub(crate) peer: &'a str,
 }
 
 impl OfPeer<'_> {
     fn is(&self, dependant: &Dependant, id: &str) -> bool {
-        dependant.fingerprint == self.fingerprint.to_string() && dependant.id == id
+        dependant.known_by == self.known_by.to_string() && dependant.id == id
     }
 }
 
@@ -110,7 +110,7 @@ impl Origins<HostDirectory> for OfPeer<'_> {
         let source = block_on(pool.hold_snapshot(image, true, now_unix_s()))?;
         block_on(pool.make_durable())?;
         let dependant = Dependant {
-            fingerprint: self.fingerprint.to_string(),
+            known_by: self.known_by.to_string(),
             peer: self.peer.to_owned(),
             id: id.to_string(),
             image: found.id.0,
@@ -121,7 +121,7 @@ impl Origins<HostDirectory> for OfPeer<'_> {
         // Removed meanwhile, it would have a dependant that nobody sees.
         pool.image(image)?;
         let list = dependants.list.list();
-        let of_peer = list.iter().filter(|other| other.fingerprint == dependant.fingerprint);
+        let of_peer = list.iter().filter(|other| other.known_by == dependant.known_by);
         if of_peer.count() >= DEPENDANTS_MAX {
             let message = format!("{DEPENDANTS_MAX} images are filled from here by this peer");
             return Err(Error::new(ErrorKind::Busy, message));

@@ -4,10 +4,10 @@
 //! disk before it counts, and counts at once: peers are looked up when they call, and while they are served.
 
 use crate::daemon::peer_runtime::PeerRuntime;
-use crate::daemon::plan::Plan;
+use crate::daemon::plan::{PeerAuthority, Plan};
 use blockyard_api::{Peer, PeerAllow};
 use blockyard_block::{Error, ErrorKind, ImageName, Result};
-use blockyard_transfer::{Allowed, Fingerprint, Identity};
+use blockyard_transfer::{Allowed, Authority, Fingerprint, Identity, PeerId};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -30,6 +30,7 @@ pub(crate) struct Peers {
     listener: Mutex<Option<TcpListener>>,
     address: Option<String>,
     identity: Mutex<Option<Arc<Identity>>>,
+    authority: Option<Authority>,
     list: Mutex<BTreeMap<String, Peer>>,
 }
 
@@ -43,12 +44,15 @@ impl Peers {
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(Error::io(LIST, error)),
         };
+        let signed = plan.peer_authority.as_ref().map(read_signed).transpose()?;
+        let (identity, authority) = signed.unzip();
         let peers = Peers {
             folder: plan.pool.clone(),
             runtime: Arc::clone(runtime),
             listener: Mutex::new(listener),
             address: address.map(|address| address.to_string()),
-            identity: Mutex::default(),
+            identity: Mutex::new(identity.map(Arc::new)),
+            authority,
             list: Mutex::new(list),
         };
         if peers.address.is_some() {
@@ -70,6 +74,17 @@ impl Peers {
     /// The bound socket, once.
     pub(crate) fn listener(&self) -> Result<Option<TcpListener>> {
         Ok(lock(&self.listener).take())
+    }
+
+    /// Who signs certificates of peers, if anybody does.
+    pub(crate) fn authority(&self) -> Option<&Authority> {
+        self.authority.as_ref()
+    }
+
+    /// The DNS names by which peers are known.
+    pub(crate) fn certificate_names(&self) -> Vec<String> {
+        let list = lock(&self.list);
+        list.values().filter_map(|peer| peer.certificate_name.clone()).collect()
     }
 
     /// Who this daemon is; made if nobody asked before.
@@ -107,9 +122,14 @@ impl Peers {
             let message = format!("there is a peer called {} already: remove it first", peer.name);
             return Err(Error::new(ErrorKind::Exists, message));
         }
-        if let Some(same) = list.values().find(|other| other.fingerprint == peer.fingerprint) {
-            let message = format!("the peer {} has this fingerprint", same.name);
+        let id = id_of(&peer)?;
+        if let Some(same) = list.values().find(|other| id_of(other).is_ok_and(|it| it == id)) {
+            let message = format!("the peer {} has this certificate", same.name);
             return Err(Error::new(ErrorKind::Exists, message));
+        }
+        if self.authority.is_none() && peer.certificate_name.is_some() {
+            let message = "this daemon knows no authority that signs certificates: start it with --peer-ca, or name the peer's fingerprint";
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         if list.len() >= PEERS_MAX {
             let message = format!("{PEERS_MAX} peers are known already");
@@ -131,11 +151,18 @@ impl Peers {
         Ok(())
     }
 
-    /// The name of the peer with this certificate, and what it may do now.
-    pub(crate) fn known(&self, fingerprint: &Fingerprint) -> Option<(String, Allowed)> {
-        let text = fingerprint.to_string();
+    /// The name of this peer here, and what it may do now.
+    pub(crate) fn known(&self, peer: &PeerId) -> Option<(String, Allowed)> {
         let list = lock(&self.list);
-        let peer = list.values().find(|peer| peer.fingerprint == text)?;
+        let peer = match peer {
+            PeerId::Certificate(fingerprint) => {
+                let text = fingerprint.to_string();
+                list.values().find(|peer| peer.fingerprint.as_ref() == Some(&text))?
+            }
+            PeerId::Name(name) => {
+                list.values().find(|peer| peer.certificate_name.as_ref() == Some(name))?
+            }
+        };
         let allowed = match peer.allow {
             PeerAllow::None => Allowed::default(),
             PeerAllow::Push => Allowed { push: true, ..Allowed::default() },
@@ -152,6 +179,29 @@ impl Peers {
             .map_err(|error| Error::io(LIST, io::Error::from(error)))?;
         replace(&self.folder, LIST, &text)
     }
+}
+
+/// By what a peer of the list is known.
+pub(crate) fn id_of(peer: &Peer) -> Result<PeerId> {
+    match (&peer.fingerprint, &peer.certificate_name) {
+        (Some(fingerprint), None) => Fingerprint::parse(fingerprint).map(PeerId::Certificate),
+        (None, Some(name)) => PeerId::name(name),
+        _ => Err(Error::new(
+            ErrorKind::InvalidArgument,
+            "a peer is known by a fingerprint or by the name in its certificate, and by one of them alone",
+        )),
+    }
+}
+
+/// What the authority has signed for this daemon, and the authority.
+fn read_signed(files: &PeerAuthority) -> Result<(Identity, Authority)> {
+    let read =
+        |path: &Path| fs::read_to_string(path).map_err(|error| Error::io(path.display(), error));
+    let place = |path: &Path, error: Error| error.at(path.display());
+    let authority = Authority::from_pem(&read(&files.authority)?);
+    let authority = authority.map_err(|error| place(&files.authority, error))?;
+    let identity = Identity::from_chain(&read(&files.certificate)?, &read(&files.key)?);
+    Ok((identity.map_err(|error| place(&files.certificate, error))?, authority))
 }
 
 fn decode(text: &[u8]) -> Result<BTreeMap<String, Peer>> {
@@ -194,8 +244,11 @@ fn checked(peer: Peer) -> Result<Peer> {
         );
         return Err(Error::new(ErrorKind::InvalidArgument, message));
     }
-    let fingerprint = Fingerprint::parse(&peer.fingerprint)?.to_string();
-    Ok(Peer { name, fingerprint, ..peer })
+    let (fingerprint, certificate_name) = match id_of(&peer)? {
+        PeerId::Certificate(fingerprint) => (Some(fingerprint.to_string()), None),
+        PeerId::Name(name) => (None, Some(name)),
+    };
+    Ok(Peer { name, fingerprint, certificate_name, ..peer })
 }
 
 fn bind(address: &str) -> Result<TcpListener> {
@@ -238,13 +291,27 @@ mod tests {
             checked(Peer {
                 name: name.to_owned(),
                 address: address.to_owned(),
-                fingerprint: fingerprint.to_owned(),
+                fingerprint: Some(fingerprint.to_owned()),
+                certificate_name: None,
                 allow: PeerAllow::None,
                 images: vec!["web-*".to_owned()],
             })
         };
         let digits = "AB".repeat(32);
-        assert_eq!(peer("b", "[::1]:7070", &digits).unwrap().fingerprint, "ab".repeat(32));
+        let known = peer("b", "[::1]:7070", &digits).unwrap();
+        assert_eq!(known.fingerprint, Some("ab".repeat(32)));
+        let named = |name: &str| {
+            let certificate_name = Some(name.to_owned());
+            checked(Peer { fingerprint: None, certificate_name, ..known.clone() })
+        };
+        let name = named("B.Example").unwrap().certificate_name;
+        assert_eq!(name.as_deref(), Some("b.example"));
+        for wrong in ["", "*.example", "10.0.0.1", "a b"] {
+            assert!(named(wrong).is_err(), "{wrong}");
+        }
+        let both = Peer { certificate_name: Some("b".to_owned()), ..known.clone() };
+        assert!(checked(both).is_err());
+        assert!(checked(Peer { fingerprint: None, ..known.clone() }).is_err());
         for (name, address, fingerprint) in [
             ("a/b", "host:1", digits.as_str()),
             ("a", "host", &digits),

@@ -26,12 +26,43 @@ pub(crate) struct Plan {
     pub(crate) api_socket: PathBuf,
     /// If set: where to listen for peers.
     pub(crate) peer: Option<String>,
+    /// If peers are known by names in certificates.
+    pub(crate) peer_authority: Option<PeerAuthority>,
     pub(crate) socket_owner: Option<String>,
     pub(crate) socket_group: Option<String>,
     pub(crate) socket_mode: u32,
     pub(crate) journal_folder: PathBuf,
     pub(crate) log_format: LogFormat,
     pub(crate) log_filter: String,
+}
+
+/// Files of an authority, and of what it has signed for this daemon.
+#[derive(Debug)]
+pub(crate) struct PeerAuthority {
+    pub(crate) authority: PathBuf,
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+impl PeerAuthority {
+    fn of(
+        authority: Option<PathBuf>,
+        certificate: Option<PathBuf>,
+        key: Option<PathBuf>,
+    ) -> Result<Option<PeerAuthority>> {
+        match (authority, certificate, key) {
+            (None, None, None) => Ok(None),
+            (Some(authority), Some(certificate), Some(key)) => Ok(Some(PeerAuthority {
+                authority: absolute(&authority)?,
+                certificate: absolute(&certificate)?,
+                key: absolute(&key)?,
+            })),
+            _ => Err(Error::new(
+                ErrorKind::InvalidArgument,
+                "--peer-ca, --peer-cert and --peer-key go together: name all of them or none",
+            )),
+        }
+    }
 }
 
 impl Plan {
@@ -48,6 +79,11 @@ impl Plan {
             io_threads: settings.io_threads.map(|IoThreads(count)| count),
             nbd_socket: socket(&nbd_socket, "--nbd-socket")?,
             api_socket: socket(&config.api_socket()?, "--api-socket")?,
+            peer_authority: PeerAuthority::of(
+                settings.peer_ca,
+                settings.peer_cert,
+                settings.peer_key,
+            )?,
             peer: settings.peer,
             socket_owner: settings.socket_owner,
             socket_group: settings.socket_group,

@@ -2,14 +2,17 @@
 
 mod left;
 mod moving;
+mod pipe;
 
 pub(crate) use left::watch_left;
+pub(crate) use pipe::{Call, WireToCome, answer_through, call_through};
 
 use crate::daemon::Daemon;
 use crate::daemon::dependants::OfPeer;
 use crate::daemon::jobs::JobHandle;
 use crate::daemon::lazy;
 use crate::daemon::orders::KeptOrder;
+use crate::daemon::peers::id_of;
 use crate::daemon::storage::now_unix_s;
 use anyhow::Context;
 use blockyard_api::{
@@ -20,8 +23,8 @@ use blockyard_block::{CLUSTER_SIZE, Error, ErrorKind, ImageName, Result};
 use blockyard_io::HostDirectory;
 use blockyard_pool::{ImageKind, LeftImage};
 use blockyard_transfer::{
-    Account, Allowed, Caller, Direction, Fingerprint, Host, Moved, Order, Progress, Terms, Wire,
-    answer_with, connect, pull, push, serve,
+    Account, Allowed, Caller, Direction, Host, Moved, NoOrigins, Order, Origins, PeerId, Progress,
+    Terms, Wire, answer_with, connect, pull, push, serve,
 };
 use pollster::block_on;
 use std::cell::Cell;
@@ -42,7 +45,8 @@ pub(crate) fn listen(
         let stopped = async move {
             let _ = stopping.wait_for(|stop| *stop).await; // whoever could tell is gone: stop, too
         };
-        if let Err(error) = serve(listener, &identity, host, stopped).await {
+        let authority = host.daemon.peers.authority().cloned();
+        if let Err(error) = serve(listener, &identity, authority.as_ref(), host, stopped).await {
             tracing::error!(%error, "peers are served no more");
         }
     }));
@@ -136,6 +140,7 @@ fn start_job(daemon: &Arc<Daemon>, wanted: Wanted, kept: Option<KeptOrder>) -> R
             if wanted.lazy.is_some() {
                 lazy::start_fills(&mover);
             }
+            mover.parts_left.notify_one();
             done
         }
     };
@@ -144,8 +149,8 @@ fn start_job(daemon: &Arc<Daemon>, wanted: Wanted, kept: Option<KeptOrder>) -> R
 
 fn quote(daemon: &Daemon, wanted: &Wanted, job: &JobHandle) -> Result<JobReport> {
     let (wire, peer) = call(daemon, wanted)?;
-    let progress = OfJob::new(daemon, job, peer);
-    let caller = progress.caller(wanted, false);
+    let progress = OfJob::new(daemon, job, Some(peer));
+    let caller = progress.caller(&wanted.terms, wanted.quote, false);
     let account = match wanted.direction {
         Direction::Push => {
             let source = block_on(daemon.pool.hold_snapshot(&wanted.here, false, now_unix_s()))?;
@@ -156,19 +161,19 @@ fn quote(daemon: &Daemon, wanted: &Wanted, job: &JobHandle) -> Result<JobReport>
     Ok(JobReport::Transfer(report(&account.map_err(|failed| failed.error)?, true, 0)))
 }
 
-/// A wire to the peer, and its certificate.
-fn call(daemon: &Daemon, wanted: &Wanted) -> Result<(Wire, Fingerprint)> {
+/// A wire to the peer, and by what it is known.
+fn call(daemon: &Daemon, wanted: &Wanted) -> Result<(Wire, PeerId)> {
     dial(daemon, &wanted.peer)
 }
 
 /// The same by the peer's name.
-pub(crate) fn dial(daemon: &Daemon, peer: &str) -> Result<(Wire, Fingerprint)> {
+pub(crate) fn dial(daemon: &Daemon, peer: &str) -> Result<(Wire, PeerId)> {
     let peer = daemon.peers.find(peer)?;
-    let fingerprint = Fingerprint::parse(&peer.fingerprint)?;
-    let identity = daemon.peers.identity()?;
-    let wire = connect(&daemon.peers.runtime()?, &identity, &peer.address, fingerprint)
+    let (id, identity) = (id_of(&peer)?, daemon.peers.identity()?);
+    let (runtime, authority) = (daemon.peers.runtime()?, daemon.peers.authority());
+    let wire = connect(&runtime, &identity, authority, &peer.address, &id)
         .map_err(|error| error.at(format_args!("peer {}", peer.name)))?;
-    Ok((wire, fingerprint))
+    Ok((wire, id))
 }
 
 pub(crate) fn report(account: &Account, quote: bool, cuts: u64) -> TransferReport {
@@ -192,7 +197,8 @@ pub(crate) fn report(account: &Account, quote: bool, cuts: u64) -> TransferRepor
 struct OfJob<'a> {
     daemon: &'a Daemon,
     job: &'a JobHandle,
-    peer: Fingerprint,
+    /// None at the end of a pipe.
+    peer: Option<PeerId>,
     /// The peer's name and what it might do when this began: a change ends it.
     known: Option<(String, Allowed)>,
     started: Instant,
@@ -201,16 +207,16 @@ struct OfJob<'a> {
 }
 
 impl OfJob<'_> {
-    fn new<'a>(daemon: &'a Daemon, job: &'a JobHandle, peer: Fingerprint) -> OfJob<'a> {
-        let known = daemon.peers.known(&peer);
+    fn new<'a>(daemon: &'a Daemon, job: &'a JobHandle, peer: Option<PeerId>) -> OfJob<'a> {
+        let known = peer.as_ref().and_then(|peer| daemon.peers.known(peer));
         OfJob { daemon, job, peer, known, started: Instant::now(), moved: Cell::default() }
     }
 
-    fn caller(&self, wanted: &Wanted, again: bool) -> Caller<'_, HostDirectory> {
+    fn caller(&self, terms: &TransferTerms, quote: bool, again: bool) -> Caller<'_, HostDirectory> {
         Caller {
             pool: &self.daemon.pool,
-            terms: terms_of(&wanted.terms),
-            quote: wanted.quote,
+            terms: terms_of(terms),
+            quote,
             again,
             now_unix_s: now_unix_s(),
             progress: self,
@@ -236,8 +242,11 @@ impl Progress for OfJob<'_> {
 
     fn is_cancelled(&self) -> bool {
         self.job.is_cancelled()
-            || self.known.is_none()
-            || self.daemon.peers.known(&self.peer) != self.known
+    }
+
+    fn is_revoked(&self) -> bool {
+        let Some(peer) = &self.peer else { return false };
+        self.known.is_none() || self.daemon.peers.known(peer) != self.known
     }
 
     fn is_stopping(&self) -> bool {
@@ -251,11 +260,15 @@ struct Answers {
 }
 
 impl Host for Answers {
-    fn is_listed(&self, peer: &Fingerprint) -> bool {
+    fn is_listed(&self, peer: &PeerId) -> bool {
         self.daemon.peers.known(peer).is_some()
     }
 
-    fn answer(&self, peer: Fingerprint, wire: Wire) {
+    fn names(&self) -> Vec<String> {
+        self.daemon.peers.certificate_names()
+    }
+
+    fn answer(&self, peer: PeerId, wire: Wire) {
         let Some((name, allowed)) = self.daemon.peers.known(&peer) else { return };
         if !allowed.push && !allowed.pull {
             // It may be called, and takes none of the places of those that may call.
@@ -270,7 +283,7 @@ impl Host for Answers {
             |wire: &Mutex<Option<Wire>>| wire.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (daemon, given) = (Arc::clone(&self.daemon), Arc::clone(&wire));
         let work = move |job: &JobHandle| match take(&given) {
-            Some(wire) => run_answer(&daemon, peer, &name, &allowed, wire, job),
+            Some(wire) => run_answer(&daemon, Some(peer), &name, &allowed, wire, job),
             None => Err(Error::new(ErrorKind::Io, "the call is gone")),
         };
         let started = self.daemon.jobs.start(JobKind::Answer, None, ProgressUnit::Bytes, work);
@@ -288,13 +301,13 @@ impl Host for Answers {
 
 fn run_answer(
     daemon: &Daemon,
-    peer: Fingerprint,
+    peer: Option<PeerId>,
     name: &str,
     allowed: &Allowed,
     wire: Wire,
     job: &JobHandle,
 ) -> Result<JobReport> {
-    let progress = OfJob::new(daemon, job, peer);
+    let progress = OfJob::new(daemon, job, peer.clone());
     let quote = Cell::new(false);
     let noted = |order: &Order| {
         quote.set(order.quote);
@@ -308,8 +321,12 @@ fn run_answer(
         tracing::info!(peer = name, image = %order.image, "{wants}");
         job.note(format!("{name} {wants} {}", order.image));
     };
-    let origins = OfPeer { daemon, fingerprint: peer, peer: name };
-    let account =
-        answer_with(wire, &daemon.pool, allowed, now_unix_s(), &progress, noted, &origins);
+    let of_peer = peer.map(|known_by| OfPeer { daemon, known_by, peer: name });
+    let origins: &dyn Origins<HostDirectory> = match &of_peer {
+        Some(of_peer) => of_peer,
+        None => &NoOrigins,
+    };
+    let account = answer_with(wire, &daemon.pool, allowed, now_unix_s(), &progress, noted, origins);
+    daemon.parts_left.notify_one();
     Ok(JobReport::Transfer(report(&account.map_err(|failed| failed.error)?, quote.get(), 0)))
 }

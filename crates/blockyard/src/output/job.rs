@@ -15,19 +15,44 @@ const WAIT_MS: u64 = 200;
 /// The daemon of a transfer may be away for this long.
 const DAEMON_WAIT: Duration = Duration::from_secs(300);
 
+/// Whether a job is waited for that its daemon does not know any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// The job ends with its daemon.
+    OneDaemon,
+    /// The next daemon goes on with it.
+    NextDaemon,
+}
+
+impl Patience {
+    pub(crate) fn of(kind: JobKind) -> Patience {
+        match kind {
+            JobKind::Push | JobKind::Pull => Patience::NextDaemon,
+            _ => Patience::OneDaemon,
+        }
+    }
+}
+
 /// Waits until the job has ended and returns its report. `what` names it: `import`.
 pub(crate) fn wait(client: &mut Client, started: Job, what: &str) -> Result<Option<JobReport>> {
+    let patience = Patience::of(started.kind);
+    wait_with(client, started, what, patience)
+}
+
+/// The same, with other patience.
+pub(crate) fn wait_with(
+    client: &mut Client,
+    started: Job,
+    what: &str,
+    patience: Patience,
+) -> Result<Option<JobReport>> {
     let interrupted = interrupts()?;
     let mut progress = Progress::new(what, started.unit);
+    let mut waiting = Waiting { interrupted, cancelling: false, patience };
     let mut job = started;
-    let mut cancelling = false;
     let mut told: Vec<String> = Vec::new();
     while job.state == JobState::Running {
-        if interrupted.load(Ordering::Relaxed) && !cancelling {
-            cancelling = true;
-            client.cancel_job(job.id)?;
-        }
-        job = ask_again(client, &job)?;
+        job = waiting.ask(client, &job)?;
         progress.show_job(&job);
         if let Some(new) = job.notes.last().filter(|new| !told.contains(new)) {
             progress.end();
@@ -49,33 +74,70 @@ pub(crate) fn wait(client: &mut Client, started: Job, what: &str) -> Result<Opti
     }
 }
 
-/// The job now. A transfer outlives its daemon: the next one is waited for.
-fn ask_again(client: &mut Client, job: &Job) -> Result<Job> {
-    let outlives = matches!(job.kind, JobKind::Push | JobKind::Pull);
-    let started = Instant::now();
-    let mut told = false;
-    loop {
-        let error = match client.job(job.id, WAIT_MS) {
-            Ok(found) if (found.kind, &found.image) == (job.kind, &job.image) => return Ok(found),
-            Ok(_) => Error::new(ErrorKind::NotFound, "the daemon was started anew"),
-            Err(error) => error,
-        };
-        match error.kind() {
-            ErrorKind::ShutDown | ErrorKind::Io if outlives && started.elapsed() < DAEMON_WAIT => {}
-            ErrorKind::NotFound if told => {
-                let message =
-                    "the transfer had ended when its daemon did: see whether the image is there";
-                return Err(Error::new(ErrorKind::NotFound, message).into());
+/// How a job is waited for.
+struct Waiting {
+    interrupted: Arc<AtomicBool>,
+    /// The daemon was told.
+    cancelling: bool,
+    patience: Patience,
+}
+
+impl Waiting {
+    /// The job now, or when something happened. A transfer outlives its daemon: the next one is waited for, and
+    /// told at once if it shall not go on.
+    fn ask(&mut self, client: &mut Client, job: &Job) -> Result<Job> {
+        let started = Instant::now();
+        let (mut told, mut told_cancel) = (false, false);
+        loop {
+            let interrupted = self.interrupted.load(Ordering::Relaxed);
+            let error = match self.ask_once(client, job, interrupted) {
+                Ok(found) if (found.kind, &found.image) == (job.kind, &job.image) => {
+                    return Ok(found);
+                }
+                Ok(_) => Error::new(ErrorKind::NotFound, "the daemon was started anew"),
+                Err(error) => error,
+            };
+            let waits = self.patience == Patience::NextDaemon && started.elapsed() < DAEMON_WAIT;
+            match error.kind() {
+                ErrorKind::ShutDown | ErrorKind::Io if waits => {}
+                ErrorKind::NotFound if told => {
+                    let message = "the transfer had ended when its daemon did: see whether the image is there";
+                    return Err(Error::new(ErrorKind::NotFound, message).into());
+                }
+                _ => return Err(error.into()),
             }
-            _ => return Err(error.into()),
+            if !told {
+                eprintln!(
+                    "note: the daemon does not answer; the transfer goes on when it is started again"
+                );
+            }
+            if interrupted && !told_cancel {
+                told_cancel = true;
+                eprintln!(
+                    "note: it is cancelled as soon as the daemon answers; Ctrl-C again leaves it as it is"
+                );
+            }
+            told = true;
+            thread::sleep(Duration::from_millis(WAIT_MS));
         }
-        if !told {
-            eprintln!(
-                "note: the daemon does not answer; the transfer goes on when it is started again"
-            );
+    }
+
+    fn ask_once(
+        &mut self,
+        client: &mut Client,
+        job: &Job,
+        interrupted: bool,
+    ) -> Result<Job, Error> {
+        if interrupted && !self.cancelling {
+            // Another daemon may have other work of that number.
+            let found = client.job(job.id, 0)?;
+            if (found.kind, &found.image) != (job.kind, &job.image) {
+                return Ok(found);
+            }
+            client.cancel_job(job.id)?;
+            self.cancelling = true;
         }
-        told = true;
-        thread::sleep(Duration::from_millis(WAIT_MS));
+        client.job(job.id, WAIT_MS)
     }
 }
 
@@ -95,7 +157,7 @@ fn cancelled(what: &str, job: &Job) -> String {
 }
 
 /// True from the first SIGINT or SIGTERM on; the second ends the program at once.
-fn interrupts() -> Result<Arc<AtomicBool>> {
+pub(crate) fn interrupts() -> Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&flag))?;

@@ -50,13 +50,13 @@ pub struct Receive<D: Directory> {
     pub(super) volume: Volume<D>,
     name: ImageName,
     lookup: Lookup<D>,
-    /// Extents taken whole, ascending.
+    /// Extents taken whole: a bit for each.
     whole: Vec<u64>,
     /// How many of the added extents were gone through for what is here, and for what is missing.
     taken_through: usize,
     asked_through: usize,
-    /// How many of those taken whole were verified.
-    whole_through: usize,
+    /// Of those taken whole, the ones before this were verified.
+    whole_through: u64,
     /// Hits that were read, in order of their place.
     window: VecDeque<(u64, ClusterIndex)>,
     users: Option<Users>,
@@ -162,7 +162,7 @@ impl<D: Directory> Receive<D> {
                 None => false,
             };
             if shared {
-                self.whole.push(*index);
+                self.note_whole(*index);
             }
             taken.push(shared);
         }
@@ -233,7 +233,7 @@ impl<D: Directory> Receive<D> {
     /// The same with those whose content comes at another place.
     pub(super) async fn next_absent(&mut self, verify: bool) -> Result<Option<Missing>> {
         let listed = self.lookup.indices.get(self.asked_through).copied();
-        let whole = self.whole.get(self.whole_through).copied().filter(|_| verify);
+        let whole = verify.then(|| self.next_whole()).flatten();
         let (index, hashes) = match (listed, whole) {
             (None, None) => return Ok(None),
             (Some(listed), whole) if whole.is_none_or(|whole| listed < whole) => {
@@ -241,8 +241,8 @@ impl<D: Directory> Receive<D> {
                 (listed, self.lookup.list(self.asked_through - 1).await?)
             }
             (_, Some(whole)) => {
-                self.whole_through += 1;
-                (whole, self.volume.extent_hashes(whole).await?)
+                self.whole_through = whole + 1;
+                (whole, self.hashes_of_whole(whole).await?)
             }
             (Some(_), None) => return Ok(None),
         };
@@ -253,6 +253,27 @@ impl<D: Directory> Receive<D> {
         let here = self.pool.data_slots(self.volume.id(), index)?;
         let is_missing = |(slot, _): &(usize, _)| here.binary_search(slot).is_err();
         Ok(Some(Missing { index, slots: hashes.iter().filter(is_missing).collect() }))
+    }
+
+    fn note_whole(&mut self, index: u64) {
+        let word = (index / 64) as usize;
+        if self.whole.len() <= word {
+            self.whole.resize(word + 1, 0);
+        }
+        self.whole[word] |= 1 << (index % 64);
+    }
+
+    /// The next extent that was taken whole and not verified.
+    fn next_whole(&self) -> Option<u64> {
+        let first = self.whole_through;
+        let words = self.whole.iter().zip(0u64..).skip((first / 64) as usize);
+        let left = words.map(|(word, at)| {
+            let done = if at == first / 64 { (1 << (first % 64)) - 1 } else { 0 };
+            (word & !done, at)
+        });
+        left.filter(|(word, _)| *word != 0)
+            .map(|(word, at)| at * 64 + u64::from(word.trailing_zeros()))
+            .next()
     }
 
     /// Fills places of the next extent with what came at others. To be called when everything that was missing
@@ -363,6 +384,17 @@ impl<D: Directory> Receive<D> {
                 self.pool.write_image(image, offset + whole as u64, &rest).await
             }
         }
+    }
+
+    /// Makes the summaries that [`Receive::finish`] needs and that are not known: it says nothing while it works.
+    pub async fn make_summaries(&self, working: Working<'_>) -> Result<()> {
+        let extents = self.pool.lock().image_extents(self.volume.id());
+        for (_, extent) in extents {
+            working()?;
+            // What is wrong with it is told by the end.
+            let _ = self.pool.summary(extent).await;
+        }
+        Ok(())
     }
 
     /// Compares the image's root hash with the source's, makes all of it durable and shows it, in one

@@ -8,12 +8,14 @@ use crate::plan::Content;
 use crate::pool::Pool;
 use crate::reclaim::users::User;
 use blockyard_block::{
-    CLUSTER_SIZE, ClusterIndex, EXTENT_CLUSTERS, EXTENT_SIZE, ImageId, Result, Segment,
+    CLUSTER_SIZE, ClusterIndex, EXTENT_CLUSTERS, EXTENT_SIZE, Error, ErrorKind, ImageId, Result,
+    Segment,
 };
 use blockyard_io::Directory;
 
 /// Clusters read at once: 1 MiB.
 const RUN_CLUSTERS: usize = 256;
+const HASH_BYTES: usize = 32;
 
 impl<D: Directory> Receive<D> {
     /// Compares all that the image has of an extent.
@@ -44,26 +46,61 @@ impl<D: Directory> Receive<D> {
         Ok(())
     }
 
+    /// The hashes of an extent that was taken whole, by its summary. Where the hash table is damaged they are those of its data, if
+    /// these have the summary.
+    pub(super) async fn hashes_of_whole(&self, index: u64) -> Result<ExtentHashes> {
+        let damaged = match self.volume.extent_hashes(index).await {
+            Err(error) if error.kind() == ErrorKind::Corrupt => error,
+            told => return told,
+        };
+        let known = self.volume.extent_summaries(index, 1).await?;
+        let read = self.hashes_of_data(index).await?;
+        match known.first() {
+            Some((at, summary))
+                if *at == index && read.summary(self.pool.hash_algorithm()) == *summary =>
+            {
+                Ok(read)
+            }
+            _ => Err(damaged),
+        }
+    }
+
+    async fn hashes_of_data(&self, index: u64) -> Result<ExtentHashes> {
+        let mut bytes = vec![0; ExtentHashes::BYTES];
+        let slots = self.pool.data_slots(self.volume.id(), index)?;
+        for run in slots.chunk_by(|one, next| one + 1 == *next) {
+            for run in run.chunks(RUN_CLUSTERS) {
+                let data = self.read_run(index, run).await?;
+                for (slot, hash) in run.iter().zip(self.pool.hashes_of(&data)) {
+                    bytes[slot * HASH_BYTES..][..HASH_BYTES].copy_from_slice(&hash.0);
+                }
+            }
+        }
+        let lost = || Error::new(ErrorKind::Corrupt, "an extent has too many slots");
+        ExtentHashes::from_bytes(bytes).ok_or_else(lost)
+    }
+
     /// Those of consecutive slots whose bytes do not have their hash; all of them if they cannot be read.
     async fn differing(&self, index: u64, run: &[usize], expected: &ExtentHashes) -> Vec<usize> {
-        let Some(first) = run.first() else { return Vec::new() };
-        let length = run.len() * CLUSTER_SIZE;
-        let offset = place_of(index, *first);
-        let Ok(segments) = self.pool.read_image(self.volume.id(), offset, length as u64).await
-        else {
-            return run.to_vec();
-        };
+        let Ok(bytes) = self.read_run(index, run).await else { return run.to_vec() };
+        let hashes = self.pool.hashes_of(&bytes);
+        let told = run.iter().zip(hashes);
+        let differs = told.filter(|(slot, hash)| expected.get(**slot) != Some(*hash));
+        differs.map(|(slot, _)| *slot).collect()
+    }
+
+    /// The bytes of consecutive slots.
+    async fn read_run(&self, index: u64, run: &[usize]) -> Result<Vec<u8>> {
+        let Some(first) = run.first() else { return Ok(Vec::new()) };
+        let (offset, length) = (place_of(index, *first), run.len() * CLUSTER_SIZE);
         let mut bytes = Vec::with_capacity(length);
-        for segment in segments {
+        for segment in self.pool.read_image(self.volume.id(), offset, length as u64).await? {
             match segment {
                 Segment::Data(data) => bytes.extend_from_slice(&data),
                 Segment::Zeroes(count) => bytes.resize(bytes.len() + count as usize, 0),
             }
         }
-        let hashes = self.pool.hashes_of(&bytes);
-        let told = run.iter().zip(hashes);
-        let differs = told.filter(|(slot, hash)| expected.get(**slot) != Some(*hash));
-        differs.map(|(slot, _)| *slot).collect()
+        Ok(bytes)
     }
 }
 

@@ -37,6 +37,50 @@ fn a_peer_that_only_says_that_it_is_alive_is_given_up() {
 }
 
 #[test]
+fn a_peer_that_says_little_and_seldom_is_given_up() {
+    let place = TestPool::new(HashAlgorithm::Blake3);
+    let mut one = vec![0; ExtentHashes::BYTES];
+    one[..32].fill(7);
+    let hashes = ExtentHashes::from_bytes(one).unwrap();
+    let summary = hashes.summary(HashAlgorithm::Blake3);
+    let mut told = 0;
+    // Never silent for as long as would be too long.
+    let patience = (Duration::from_secs(20), Duration::from_millis(600));
+    let given_up = called(&place.pool, patience, |session| {
+        greet(session, order(Direction::Push, "new"));
+        session.send(Message::Offer { size: 1 << 30, digest: summary }).unwrap();
+        let list = (0..200).map(|index| (index, summary)).collect();
+        session.send(Message::Summaries { list, last: true }).unwrap();
+        session.receive().unwrap(); // Lacking
+        while told < 200
+            && session.send(Message::Hashes { index: told, hashes: hashes.clone() }).is_ok()
+        {
+            told += 1;
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let error = given_up.unwrap_err().error;
+    assert!(error.message().contains("too slow"), "{error}");
+    assert!(told < 200, "all lists were heard");
+    place.remove_left();
+    place.assert_only(&[]);
+}
+
+#[test]
+fn a_list_that_is_not_full_is_the_last() {
+    let place = TestPool::new(HashAlgorithm::Blake3);
+    let summary = HashAlgorithm::Blake3.hash(b"");
+    let refused = called(&place.pool, PATIENT, |session| {
+        greet(session, order(Direction::Push, "new"));
+        session.send(Message::Offer { size: 1 << 30, digest: summary }).unwrap();
+        session.send(Message::Summaries { list: vec![(0, summary)], last: false }).unwrap();
+    });
+    let error = refused.unwrap_err().error;
+    assert!(error.message().contains("not full"), "{error}");
+    place.assert_only(&[]);
+}
+
+#[test]
 fn lists_of_an_image_that_the_pool_could_never_hold_are_refused() {
     let place = TestPool::new(HashAlgorithm::Blake3);
     let hashes = ExtentHashes::from_bytes(vec![7; ExtentHashes::BYTES]).unwrap();

@@ -3,12 +3,14 @@
 use super::{HostPool, TestPool, image};
 use crate::allowed::Allowed;
 use crate::order::{Account, Caller, Failed, Terms, Unwatched, answer, push};
-use crate::wire::wire_pair_through;
+use crate::v1::Message;
+use crate::wire::{Fate, wire_pair_through};
 use blockyard_block::HashAlgorithm;
 use blockyard_io::{HostDirectory, block_on};
 use blockyard_pool::Volume;
 use prost::Message as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -28,23 +30,44 @@ fn push_through(
     source: &Volume<HostDirectory>,
     to: &Arc<HostPool>,
 ) -> (Result<Account, Failed>, Result<Account, Failed>) {
-    let runtime = Runtime::new().unwrap();
-    let count = Arc::new(std::sync::atomic::AtomicU64::new(0));
-    let spoil = move |message: crate::v1::Message| {
-        let number = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let count = Arc::new(AtomicU64::new(0));
+    let spoil = move |message: Message| {
+        let number = count.fetch_add(1, Ordering::Relaxed);
         match trouble {
-            Trouble::Cut(at) if number >= at => None,
-            Trouble::Flip(at) if number == at => {
-                let mut bytes = message.encode_to_vec();
-                let middle = bytes.len() / 2;
-                bytes[middle] ^= 1;
-                Some(crate::v1::Message::decode(bytes.as_slice()).unwrap_or_default())
-            }
-            _ => Some(message),
+            Trouble::Cut(at) if number >= at => Fate::IsCutOff,
+            Trouble::Flip(at) if number == at => Fate::Comes(flipped(&message, u64::MAX / 2)),
+            _ => Fate::Comes(message),
         }
     };
-    let (ours, theirs) = wire_pair_through(runtime.handle(), spoil);
-    let patience = (Duration::from_millis(200), Duration::from_secs(5));
+    // Only what is changed may leave both sides waiting.
+    let stall = match trouble {
+        Trouble::Flip(_) => Duration::from_millis(200),
+        Trouble::None | Trouble::Cut(_) => Duration::from_secs(20),
+    };
+    push_over(spoil, stall, again, from, source, to)
+}
+
+/// The message with a bit changed; `at` is a part of `u64::MAX` of its bytes.
+fn flipped(message: &Message, at: u64) -> Message {
+    let mut bytes = message.encode_to_vec();
+    let place = ((u128::from(at) * bytes.len() as u128) >> 64) as usize;
+    if let Some(byte) = bytes.get_mut(place) {
+        *byte ^= 1 << (at % 8);
+    }
+    Message::decode(bytes.as_slice()).unwrap_or_default()
+}
+
+fn push_over(
+    line: impl Fn(Message) -> Fate + Clone + Send + 'static,
+    stall: Duration,
+    again: bool,
+    from: &Arc<HostPool>,
+    source: &Volume<HostDirectory>,
+    to: &Arc<HostPool>,
+) -> (Result<Account, Failed>, Result<Account, Failed>) {
+    let runtime = Runtime::new().unwrap();
+    let (ours, theirs) = wire_pair_through(runtime.handle(), line);
+    let patience = (stall, Duration::from_secs(20));
     thread::scope(|scope| {
         let allowed = Allowed { push: true, ..Allowed::default() };
         let answering = scope.spawn(move || {
@@ -133,5 +156,83 @@ fn a_bit_that_flips_in_any_message_never_makes_another_image() {
         }
         to.remove_left();
         to.assert_only(&[]);
+    }
+}
+
+/// A line that does all of it, by a seed. Counts what it did: lost, late, cut off, changed.
+#[derive(Clone)]
+struct Lossy {
+    state: Arc<AtomicU64>,
+    counts: Arc<[AtomicU64; 4]>,
+}
+
+impl Lossy {
+    fn random(&self) -> u64 {
+        // splitmix64
+        let mut value = self.state.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        value ^ (value >> 31)
+    }
+
+    fn fate(&self, message: Message) -> Fate {
+        let what = self.random() % 300;
+        if let Some(count) = self.counts.get(what as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        match what {
+            0 => Fate::IsLost,
+            1 => Fate::ComesLate(message, Duration::from_millis(self.random() % 30)),
+            2 => Fate::IsCutOff,
+            3 => Fate::Comes(flipped(&message, self.random())),
+            _ => Fate::Comes(message),
+        }
+    }
+}
+
+#[test]
+fn over_a_line_that_loses_delays_cuts_and_corrupts_the_image_comes_as_it_is_or_not_at_all() {
+    let counts: Arc<[AtomicU64; 4]> = Arc::default();
+    for (hash, seeds) in [(HashAlgorithm::Blake3, 0..12), (HashAlgorithm::Sha1, 12..16)] {
+        let (from, to) = (TestPool::new(hash), TestPool::new(hash));
+        let source = source(&from);
+        let digest = block_on(source.digest()).unwrap();
+        for seed in seeds {
+            let line =
+                Lossy { state: Arc::new(AtomicU64::new(seed << 32)), counts: counts.clone() };
+            let mut attempts = 0;
+            loop {
+                let each = line.clone();
+                let fate = move |message| each.fate(message);
+                let pushed = push_over(
+                    fate,
+                    Duration::from_millis(200),
+                    attempts > 0,
+                    &from.pool,
+                    &source,
+                    &to.pool,
+                )
+                .0;
+                attempts += 1;
+                let there = block_on(to.pool.digest(&image("there")));
+                assert!(there.as_ref().map_or(true, |there| *there == digest), "seed {seed}");
+                for other in to.pool.images() {
+                    // The order's name was hit.
+                    if other.name != image("there") {
+                        block_on(to.pool.remove_image(&other.name, false)).unwrap();
+                    }
+                }
+                if pushed.is_ok() && there.is_ok() {
+                    break;
+                }
+                assert!(attempts < 200, "seed {seed}: {:?}", pushed.err().map(|it| it.error));
+            }
+            to.remove_left();
+            block_on(to.pool.remove_image(&image("there"), false)).unwrap();
+            to.assert_only(&[]);
+        }
+    }
+    for (count, what) in counts.iter().zip(["lost", "late", "cut off", "changed"]) {
+        assert_ne!(count.load(Ordering::Relaxed), 0, "nothing was {what}");
     }
 }

@@ -5,7 +5,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Json, Response};
-use blockyard_api::{ErrorBody, ErrorDetail};
+use blockyard_api::{ErrorBody, ErrorDetail, PIPE_PROTOCOL};
 use blockyard_block::{Error, ErrorKind};
 use serde::de::DeserializeOwned;
 
@@ -46,6 +46,12 @@ impl Refused {
         let message = "this path has other methods; see /v1/openapi.json".to_owned();
         let status = StatusCode::METHOD_NOT_ALLOWED;
         Refused { status, kind: ErrorKind::InvalidArgument, message }
+    }
+
+    pub(super) fn no_pipe() -> Refused {
+        let message =
+            format!("this connection cannot become a pipe: ask with `Upgrade: {PIPE_PROTOCOL}`");
+        Refused::malformed(StatusCode::UPGRADE_REQUIRED, message)
     }
 
     fn malformed(status: StatusCode, message: String) -> Refused {

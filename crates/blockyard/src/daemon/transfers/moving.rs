@@ -189,8 +189,8 @@ impl Moving<'_> {
                 return (Err(Failed::early(error, cut)), 0);
             }
         };
-        let progress = OfJob::new(self.daemon, self.job, peer);
-        let caller = progress.caller(self.wanted, self.again);
+        let progress = OfJob::new(self.daemon, self.job, Some(peer));
+        let caller = progress.caller(&self.wanted.terms, self.wanted.quote, self.again);
         self.again = true;
         let done = match (source, &self.origin) {
             (Some(source), _) => push(wire, &caller, source, &self.wanted.there),
