@@ -157,6 +157,7 @@ async fn serve(plan: Plan, storage: &Storage, to_peers: &Arc<PeerRuntime>) -> Re
     drop(tokio::spawn(high_water::watch(Arc::clone(&daemon))));
     let (stop_peers, peers_stop) = watch::channel(false);
     // Before peers can ask: these keep the numbers that their jobs had.
+    daemon.dependants.forget_gone(&daemon.pool)?;
     transfers::take_up(&daemon);
     lazy::start_fills(&daemon);
     if let Some(listener) = daemon.peers.listener()? {

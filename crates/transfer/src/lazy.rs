@@ -48,7 +48,7 @@ pub trait Origins<D: Directory> {
     fn hold(&self, image: &ImageName, dependant: DependantId) -> Result<Volume<D>>;
 
     /// What is kept for it, and where that is read first. `NotFound` if nothing is kept.
-    fn open(&self, dependant: DependantId) -> Result<(Volume<D>, Vec<u32>)>;
+    fn open(&self, image: &ImageName, dependant: DependantId) -> Result<(Volume<D>, Vec<u32>)>;
 
     /// Keeps it no more. Not an error if nothing is kept.
     fn let_go(&self, dependant: DependantId) -> Result<()>;
@@ -62,7 +62,7 @@ impl<D: Directory> Origins<D> for NoOrigins {
         Err(Error::new(ErrorKind::Unsupported, "nothing is kept for dependants here"))
     }
 
-    fn open(&self, _dependant: DependantId) -> Result<(Volume<D>, Vec<u32>)> {
+    fn open(&self, _image: &ImageName, _dependant: DependantId) -> Result<(Volume<D>, Vec<u32>)> {
         Err(Error::new(ErrorKind::NotFound, "nothing is kept for dependants here"))
     }
 
@@ -119,17 +119,12 @@ pub(crate) fn answer_dependant<D: Directory>(
     match order.direction {
         Direction::Pull => {
             let source = origins.hold(&order.image, dependant)?;
-            let sent = session
-                .send(Message::Held)
-                .and_then(|()| send_image(session, pool, &source, order));
-            // Cut off, the dependant may have shown the image: it asks again, or lets go.
-            if sent.is_err() && !session.is_cut() {
-                origins.let_go(dependant)?;
-            }
-            sent
+            session.send(Message::Held)?;
+            // However this ends, the dependant may have shown the image, or be about to: it asks again, or lets go.
+            send_image(session, pool, &source, order)
         }
         Direction::Fetch => {
-            let (source, profile) = origins.open(dependant)?;
+            let (source, profile) = origins.open(&order.image, dependant)?;
             session.send(Message::Held)?;
             session.send(Message::Profile(profile))?;
             send_fetched(session, &source, order)

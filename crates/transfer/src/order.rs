@@ -268,7 +268,8 @@ fn answer_in<D: Directory>(
         other => return Err(unexpected(&other, "Order")),
     };
     noted(&order);
-    if !allowed.names(&order.image) {
+    // Whoever may do nothing with the image any more can still let go of it.
+    if order.direction != Direction::Release && !allowed.names(&order.image) {
         let image = &order.image;
         return Err(Error::new(
             ErrorKind::Denied,
@@ -279,7 +280,6 @@ fn answer_in<D: Directory>(
     }
     match order.direction {
         Direction::Push if !allowed.push => Err(denied("push images to this pool", "push")),
-        // Whoever may pull no more can still let go.
         Direction::Pull | Direction::Fetch if !allowed.pull => {
             Err(denied("pull images from this pool", "pull"))
         }

@@ -15,6 +15,7 @@ use blockyard_pool::Volume;
 use blockyard_transfer::{DependantId, Origins, PeerId};
 use pollster::block_on;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -29,7 +30,8 @@ struct Dependant {
     known_by: String,
     peer: String,
     id: String,
-    /// The image it was pulled from, and the snapshot that is kept.
+    /// The image it was pulled from, by the name it had then, and the snapshot that is kept.
+    source: String,
     image: u64,
     snapshot: u64,
     since_unix_s: u64,
@@ -79,11 +81,34 @@ impl Dependants {
         self.forget(pool, |dependant| dependant.image == image.0)
     }
 
+    /// Forgets those of images that are gone, which a crash left.
+    pub(crate) fn forget_gone(&self, pool: &HostPool) -> Result<()> {
+        let images: BTreeSet<u64> = pool.images().into_iter().map(|image| image.id.0).collect();
+        self.forget(pool, |dependant| !images.contains(&dependant.image))
+    }
+
     fn forget(&self, pool: &HostPool, gone: impl Fn(&Dependant) -> bool) -> Result<()> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.change(pool, gone, None)
+    }
+
+    /// Takes some off and puts one on, at once; then what was kept for those goes. The caller holds `changing`.
+    fn change(
+        &self,
+        pool: &HostPool,
+        gone: impl Fn(&Dependant) -> bool,
+        new: Option<Dependant>,
+    ) -> Result<()> {
+        let list = self.list.list();
         let snapshots: Vec<u64> =
-            self.list.list().iter().filter(|one| gone(one)).map(|one| one.snapshot).collect();
-        self.list.change(|list| list.retain(|dependant| !gone(dependant)))?;
+            list.iter().filter(|one| gone(one)).map(|one| one.snapshot).collect();
+        if snapshots.is_empty() && new.is_none() {
+            return Ok(());
+        }
+        self.list.change(|list| {
+            list.retain(|dependant| !gone(dependant));
+            list.extend(new);
+        })?;
         pool.remove_left(now_unix_s(), |left| snapshots.contains(&left.id.0));
         Ok(())
     }
@@ -104,35 +129,44 @@ impl OfPeer<'_> {
 
 impl Origins<HostDirectory> for OfPeer<'_> {
     fn hold(&self, image: &ImageName, id: DependantId) -> Result<Volume<HostDirectory>> {
-        self.let_go(id)?;
         let (pool, dependants) = (&self.daemon.pool, &self.daemon.dependants);
+        // Asked for again, or let go, meanwhile: that waits.
+        let _changing = dependants.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = id.to_string();
+        let known_by = self.known_by.to_string();
+        let of_peer = dependants.list.list().into_iter();
+        let others = of_peer.filter(|other| other.known_by == known_by && other.id != id);
+        if others.count() >= DEPENDANTS_MAX {
+            let message = format!("{DEPENDANTS_MAX} images are filled from here by this peer");
+            return Err(Error::new(ErrorKind::Busy, message));
+        }
         let found = pool.image(image)?;
         let source = block_on(pool.hold_snapshot(image, true, now_unix_s()))?;
         block_on(pool.make_durable())?;
+        // Removed meanwhile, it would have a dependant that nobody sees.
+        if pool.image(image)?.id != found.id {
+            return Err(Error::new(ErrorKind::Busy, format!("{image} was replaced meanwhile")));
+        }
         let dependant = Dependant {
-            known_by: self.known_by.to_string(),
+            known_by,
             peer: self.peer.to_owned(),
-            id: id.to_string(),
+            id: id.clone(),
+            source: image.to_string(),
             image: found.id.0,
             snapshot: source.id().0,
             since_unix_s: now_unix_s(),
         };
-        let _changing = dependants.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        // Removed meanwhile, it would have a dependant that nobody sees.
-        pool.image(image)?;
-        let list = dependants.list.list();
-        let of_peer = list.iter().filter(|other| other.known_by == dependant.known_by);
-        if of_peer.count() >= DEPENDANTS_MAX {
-            let message = format!("{DEPENDANTS_MAX} images are filled from here by this peer");
-            return Err(Error::new(ErrorKind::Busy, message));
-        }
-        dependants.list.change(|list| list.push(dependant))?;
+        dependants.change(pool, |before| self.is(before, &id), Some(dependant))?;
         let snapshot = source.id();
         source.leave(now_unix_s());
         pool.open_left_snapshot(snapshot)
     }
 
-    fn open(&self, id: DependantId) -> Result<(Volume<HostDirectory>, Vec<u32>)> {
+    fn open(
+        &self,
+        image: &ImageName,
+        id: DependantId,
+    ) -> Result<(Volume<HostDirectory>, Vec<u32>)> {
         let id = id.to_string();
         let list = self.daemon.dependants.list.list();
         let gone = || {
@@ -141,7 +175,9 @@ impl Origins<HostDirectory> for OfPeer<'_> {
                 "nothing is kept for this image any more: it was removed there by force",
             )
         };
-        let found = list.iter().find(|dependant| self.is(dependant, &id)).ok_or_else(gone)?;
+        // By the name that it was allowed by.
+        let is_it = |one: &&Dependant| self.is(one, &id) && one.source == image.to_string();
+        let found = list.iter().find(is_it).ok_or_else(gone)?;
         let source = self.daemon.pool.open_left_snapshot(ImageId(found.snapshot))?;
         Ok((source, self.daemon.profiles.of_image(ImageId(found.image))))
     }

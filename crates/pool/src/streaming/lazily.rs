@@ -43,7 +43,8 @@ impl<D: Directory> Receive<D> {
         let lazy = LazyState::new(contents, now_ms);
         pool.lazy_disks().insert(id, Arc::new(disk));
         let shown = pool.reveal(self.volume, Some(Box::new(lazy))).await;
-        if shown.is_err() {
+        // If only its commit failed, it is shown, and may be durable.
+        if shown.is_err() && pool.lazy_image(id).is_none() {
             pool.remove_list(id).await;
         }
         shown

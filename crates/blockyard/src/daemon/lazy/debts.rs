@@ -1,11 +1,12 @@
 //! Telling peers that they need not keep something any more.
 
-use super::Origin;
+use super::{Debt, Origin};
 use crate::daemon::Daemon;
 use crate::daemon::storage::now_unix_s;
 use crate::daemon::transfers::dial;
 use blockyard_block::{Error, ErrorKind, ImageName, Result};
 use blockyard_transfer::{Caller, DependantId, Moved, Progress, Terms, release};
+use pollster::block_on;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,10 +43,16 @@ fn pay(daemon: &Daemon, mut tried: BTreeMap<String, Instant>) -> BTreeMap<String
     if origins.iter().any(|(_, bytes)| bytes.is_empty()) {
         return tried;
     }
-    for debt in debts.iter().filter(|debt| !needed.contains(&debt.dependant)) {
-        if tried.get(&debt.dependant).is_some_and(|last| last.elapsed() < AGAIN) {
-            continue;
-        }
+    let is_due = |debt: &&Debt| {
+        let waits = tried.get(&debt.dependant).is_some_and(|last| last.elapsed() < AGAIN);
+        !needed.contains(&debt.dependant) && !waits
+    };
+    let due: Vec<&Debt> = debts.iter().filter(is_due).collect();
+    // That an image is filled or gone may not be durable yet: after a power cut it would need its origin again.
+    if due.is_empty() || block_on(daemon.pool.make_durable()).is_err() {
+        return tried;
+    }
+    for debt in due {
         tried.insert(debt.dependant.clone(), Instant::now());
         let told = tell(daemon, &debt.peer, &debt.source, &debt.dependant);
         match told {
@@ -65,12 +72,9 @@ fn pay(daemon: &Daemon, mut tried: BTreeMap<String, Instant>) -> BTreeMap<String
     tried
 }
 
-/// A peer that is not known any more can be told nothing: it is forgotten.
 fn tell(daemon: &Daemon, peer: &str, source: &str, dependant: &str) -> Result<()> {
-    let wire = match dial(daemon, peer) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        dialled => dialled?.0,
-    };
+    // A peer that is not known now may be about to be replaced: the debt stays.
+    let (wire, _) = dial(daemon, peer)?;
     let (source, id) = (ImageName::parse(source)?, DependantId::parse(dependant)?);
     let caller = Caller {
         pool: &daemon.pool,
