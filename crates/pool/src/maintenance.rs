@@ -160,7 +160,9 @@ impl<D: Directory> Pool<D> {
             (state.pool.data_on_device, options.data_elsewhere, options.space_reserve_bytes)
         };
         let available = self.ask_space_available().await?;
-        let beside = available.saturating_sub(reserve + self.metadata_reserve());
+        let clusters = u64::from(first.0 + length) * EXTENT_CLUSTERS as u64;
+        let others = self.metadata_reserve() + self.index_bytes(clusters);
+        let beside = available.saturating_sub(reserve + others);
         let mut fits = beside >= hashes + if on_device || elsewhere { 0 } else { data };
         let mut for_data = beside;
         if elsewhere && !on_device {

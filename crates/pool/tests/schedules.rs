@@ -240,7 +240,7 @@ fn a_pool_whose_log_waits_for_space_shuts_down_and_loses_nothing() {
 #[test]
 fn a_slow_read_never_sees_what_is_written_to_a_clone_of_a_place_given_back() {
     let mut overtaken = 0;
-    for seed in 0..100 {
+    for seed in 0..400 {
         let mut machine = Machine::new(seed);
         let pool = machine.open();
         let user = Arc::clone(&pool);

@@ -4,6 +4,7 @@
 //! Nothing makes a run for its own sake: a reclaim, a shortage of space and a count of distinct contents walk
 //! over the whole hash table anyhow. All that is found is a hint. See docs/decisions/0014-hash-index.md.
 
+use super::page::PAGE_RECORDS;
 use super::run::{Entry, HITS_MAX, PAGE_ENTRIES, Run, RunWriter};
 use super::scan::key_of;
 use super::sorter::{Sorted, failed};
@@ -29,6 +30,11 @@ pub(crate) type Kept<D> = Option<Arc<Run<<D as Directory>::Disk>>>;
 fn numbers_of(name: &str) -> Option<(u64, u64)> {
     let (epoch, number) = name.strip_prefix(PREFIX)?.split_once('-')?;
     Some((epoch.parse().ok()?, number.parse().ok()?))
+}
+
+/// Pages of a run of so many entries, with those at its ends.
+fn run_pages(entries: u64) -> u64 {
+    2 + entries.div_ceil(PAGE_ENTRIES as u64)
 }
 
 impl<D: Directory> Pool<D> {
@@ -116,6 +122,14 @@ impl<D: Directory> Pool<D> {
         }
     }
 
+    /// What an index of so many clusters takes while it is made, with the files of the sort: data leaves that much
+    /// free, so that a full file system has an index.
+    pub(crate) fn index_bytes(&self, clusters: u64) -> u64 {
+        let in_memory = clusters <= self.lock().options.sort_records_max as u64;
+        let sorted = if in_memory { 0 } else { clusters.div_ceil(PAGE_RECORDS as u64) };
+        (sorted + run_pages(clusters)) * CLUSTER_SIZE as u64
+    }
+
     async fn write_index(
         &self,
         path: &str,
@@ -123,7 +137,7 @@ impl<D: Directory> Pool<D> {
         since: u64,
     ) -> Result<Run<D::Disk>> {
         let clusters = self.lock().allocator.clusters_used();
-        let bytes = (2 + clusters.div_ceil(PAGE_ENTRIES as u64)) * CLUSTER_SIZE as u64;
+        let bytes = run_pages(clusters) * CLUSTER_SIZE as u64;
         if !self.has_room_beside_reserves(bytes).await? {
             return Err(Error::new(ErrorKind::NoSpace, "there is no space for the hash index"));
         }
