@@ -60,5 +60,6 @@ pub(crate) fn run(flags: &Flags, session: &Session) -> Result<()> {
             "{target} can be used; what is missing of it comes from {peer} (`blockyard image info {target}` shows how much)"
         ),
     };
-    transfer::finish(session, &mut client, started, "pull", &done)
+    let lazy = flags.lazy.then_some("is still to come");
+    transfer::finish(session, &mut client, started, "pull", &done, lazy)
 }
