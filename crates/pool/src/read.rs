@@ -88,13 +88,15 @@ impl<D: Directory> Pool<D> {
     /// The runs of a range, joined where they continue each other, and a place in the epoch.
     fn look_up(&self, image: ImageId, offset: u64, length: u64) -> Result<LookedUp<'_, D>> {
         let mut state = self.lock();
-        let found = state.image_mut(image)?;
+        let mut found = state.image(image)?;
         found.check_range(offset, length)?;
         let clusters = cluster_range(offset, length);
-        if let Some(profile) = &mut found.profile {
-            profile.note(&clusters);
+        if found.profile.is_some() {
+            if let Some(profile) = &mut state.image_mut(image)?.profile {
+                profile.note(&clusters);
+            }
+            found = state.image(image)?;
         }
-        let found = state.image(image)?;
         let mut runs: Vec<SlotRun> = Vec::new();
         let mut absent = Vec::new();
         let mut at = clusters.start;

@@ -5,6 +5,7 @@ mod nonsense;
 mod two_pools;
 
 use crate::allowed::Allowed;
+use crate::lazy::NoOrigins;
 use crate::message::Message;
 use crate::order::{Account, Failed, Unwatched, answer};
 use crate::wire::{Session, Wire, wire_pair};
@@ -138,7 +139,7 @@ pub(crate) fn called(
     fake: impl FnOnce(&mut Session<'_>) + Send,
 ) -> Result<Account, Failed> {
     let allowed = Allowed { push: true, pull: true, images: Vec::new() };
-    converse(patience, |wire| answer(wire, pool, &allowed, 1, &Unwatched, |_| {}), fake)
+    converse(patience, |wire| answer(wire, pool, &allowed, 1, &Unwatched, |_| {}, &NoOrigins), fake)
 }
 
 /// What came of `side` speaking to `fake`.

@@ -2,6 +2,7 @@
 //! through the decoder that gRPC uses; whatever the side answers is thrown away.
 
 use crate::allowed::Allowed;
+use crate::lazy::NoOrigins;
 use crate::order::{Account, Caller, Failed, Terms, Unwatched, answer, pull, push};
 use crate::v1;
 use crate::wire::Wire;
@@ -54,7 +55,7 @@ pub fn hear<D: Directory>(
     match side {
         Side::Called => {
             let allowed = Allowed { push: true, pull: true, images: Vec::new() };
-            answer(wire, pool, &allowed, 1, &Unwatched, |_| {})
+            answer(wire, pool, &allowed, 1, &Unwatched, |_| {}, &NoOrigins)
         }
         Side::Pushes(source) => push(wire, &caller, source, &ImageName::parse("there")?),
         Side::Pulls(target) => pull(wire, &caller, target, target),

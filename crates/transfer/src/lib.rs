@@ -32,8 +32,8 @@ pub use client::connect;
 pub use identity::{Fingerprint, Identity, PeerId};
 pub use lazy::{DependantId, Fetched, Fetching, NoOrigins, Origins, fetch, pull_lazily, release};
 pub use order::{
-    Account, Caller, Direction, Failed, Moved, Order, Progress, Terms, answer, answer_with,
-    give_up, pull, push,
+    Account, Caller, Direction, Failed, Moved, Order, Progress, Terms, Unwatched, answer, give_up,
+    pull, push,
 };
 pub use pipe::wire_over;
 pub use server::{Host, serve};

@@ -2,7 +2,7 @@
 
 use crate::VERSION;
 use crate::allowed::Allowed;
-use crate::lazy::{DependantId, NoOrigins, Origins, answer_dependant};
+use crate::lazy::{DependantId, Origins, answer_dependant};
 use crate::message::{Message, nonsense};
 use crate::receiver::{Receiver, receive_image};
 use crate::sender::send_image;
@@ -123,7 +123,7 @@ pub trait Progress {
 }
 
 /// Nobody waits for it.
-pub(crate) struct Unwatched;
+pub struct Unwatched;
 
 impl Progress for Unwatched {
     fn moved(&self, _moved: Moved) {}
@@ -226,20 +226,9 @@ pub fn give_up<D: Directory>(wire: Wire, pool: &Arc<Pool<D>>, target: &ImageName
     }
 }
 
-/// Does what a peer asks for over `wire`, if it is allowed to. `noted` is told what that is.
+/// Does what a peer asks for over `wire`, if it is allowed to. `noted` is told what that is; `origins` keeps what
+/// dependants fetch.
 pub fn answer<D: Directory>(
-    wire: Wire,
-    pool: &Arc<Pool<D>>,
-    allowed: &Allowed,
-    now_unix_s: u64,
-    progress: &dyn Progress,
-    noted: impl FnOnce(&Order),
-) -> Result<Account, Failed> {
-    answer_with(wire, pool, allowed, now_unix_s, progress, noted, &NoOrigins)
-}
-
-/// The same; `origins` keeps what dependants fetch.
-pub fn answer_with<D: Directory>(
     wire: Wire,
     pool: &Arc<Pool<D>>,
     allowed: &Allowed,

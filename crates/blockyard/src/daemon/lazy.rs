@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
 
 const FILE: &str = "origins.json";
 
@@ -58,6 +59,8 @@ struct Debt {
 /// What is known of lazy images beside the pool.
 pub(crate) struct LazyImages {
     debts: KeptList<Debt>,
+    /// There is a new one.
+    noted: Notify,
     /// The jobs that fetch.
     jobs: Mutex<BTreeMap<ImageId, u64>>,
 }
@@ -65,7 +68,7 @@ pub(crate) struct LazyImages {
 impl LazyImages {
     pub(crate) fn load(folder: &Path) -> Result<LazyImages> {
         let debts = KeptList::load(folder, FILE, "the list of what peers keep for images here")?;
-        Ok(LazyImages { debts, jobs: Mutex::default() })
+        Ok(LazyImages { debts, noted: Notify::new(), jobs: Mutex::default() })
     }
 
     /// To be called before the peer is asked.
@@ -79,7 +82,9 @@ impl LazyImages {
                     fill,
                 });
             }
-        })
+        })?;
+        self.noted.notify_one();
+        Ok(())
     }
 
     fn fills(&self, dependant: &str) -> bool {

@@ -24,7 +24,7 @@ use blockyard_io::HostDirectory;
 use blockyard_pool::{ImageKind, LeftImage};
 use blockyard_transfer::{
     Account, Allowed, Caller, Direction, Host, Moved, NoOrigins, Order, Origins, PeerId, Progress,
-    Terms, Wire, answer_with, connect, pull, push, serve,
+    Terms, Wire, answer, connect, pull, push, serve,
 };
 use pollster::block_on;
 use std::cell::Cell;
@@ -326,7 +326,7 @@ fn run_answer(
         Some(of_peer) => of_peer,
         None => &NoOrigins,
     };
-    let account = answer_with(wire, &daemon.pool, allowed, now_unix_s(), &progress, noted, origins);
+    let account = answer(wire, &daemon.pool, allowed, now_unix_s(), &progress, noted, origins);
     daemon.parts_left.notify_one();
     Ok(JobReport::Transfer(report(&account.map_err(|failed| failed.error)?, quote.get(), 0)))
 }

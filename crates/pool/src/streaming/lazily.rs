@@ -44,7 +44,7 @@ impl<D: Directory> Receive<D> {
         pool.lazy_disks().insert(id, Arc::new(disk));
         let shown = pool.reveal(self.volume, Some(Box::new(lazy))).await;
         // If only its commit failed, it is shown, and may be durable.
-        if shown.is_err() && pool.lazy_image(id).is_none() {
+        if shown.is_err() && !pool.is_lazy(id) {
             pool.remove_list(id).await;
         }
         shown

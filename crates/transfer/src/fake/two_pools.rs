@@ -2,6 +2,7 @@
 
 use super::{HostPool, TestPool, image};
 use crate::allowed::Allowed;
+use crate::lazy::NoOrigins;
 use crate::order::{Account, Caller, Failed, Terms, Unwatched, answer, push};
 use crate::v1::Message;
 use crate::wire::{Fate, wire_pair_through};
@@ -72,7 +73,7 @@ fn push_over(
         let allowed = Allowed { push: true, ..Allowed::default() };
         let answering = scope.spawn(move || {
             let theirs = theirs.with_patience(patience.0, patience.1);
-            answer(theirs, to, &allowed, 1, &Unwatched, |_| {})
+            answer(theirs, to, &allowed, 1, &Unwatched, |_| {}, &NoOrigins)
         });
         let caller = Caller {
             pool: from,

@@ -3,6 +3,7 @@
 use super::{FIRST_LINE, wire_over};
 use crate::allowed::Allowed;
 use crate::fake::{TestPool, image};
+use crate::lazy::NoOrigins;
 use crate::message::{MESSAGE_BYTES_MAX, Message};
 use crate::order::{Caller, Terms, Unwatched, answer, push};
 use crate::wire::Session;
@@ -31,7 +32,9 @@ fn an_image_crosses_a_pipe() {
     };
     let allowed = Allowed { push: true, ..Allowed::default() };
     let account = thread::scope(|scope| {
-        scope.spawn(|| answer(other, &to.pool, &allowed, 1, &Unwatched, |_| {}).unwrap());
+        scope.spawn(|| {
+            answer(other, &to.pool, &allowed, 1, &Unwatched, |_| {}, &NoOrigins).unwrap()
+        });
         push(one, &caller, &source, &image("there")).unwrap()
     });
     assert!(account.clusters_sent > 0);

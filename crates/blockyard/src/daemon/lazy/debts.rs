@@ -5,7 +5,7 @@ use crate::daemon::Daemon;
 use crate::daemon::storage::now_unix_s;
 use crate::daemon::transfers::dial;
 use blockyard_block::{Error, ErrorKind, ImageName, Result};
-use blockyard_transfer::{Caller, DependantId, Moved, Progress, Terms, release};
+use blockyard_transfer::{Caller, DependantId, Terms, Unwatched, release};
 use pollster::block_on;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,10 +15,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A peer that cannot be told is called again after this long.
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// Looks now and then; ends with the runtime.
+/// Looks now and then while there are some; ends with the runtime.
 pub(crate) async fn watch_debts(daemon: Arc<Daemon>) {
     let mut tried: BTreeMap<String, Instant> = BTreeMap::new();
     loop {
+        if daemon.lazy.debts.list().is_empty() {
+            daemon.lazy.noted.notified().await;
+        }
         tokio::time::sleep(LOOK_EVERY).await;
         let looked = Arc::clone(&daemon);
         let before = std::mem::take(&mut tried);
@@ -88,19 +91,4 @@ fn tell(daemon: &Daemon, peer: &str, source: &str, dependant: &str) -> Result<()
         ErrorKind::ShutDown => Error::new(ErrorKind::Io, "the peer goes away"),
         _ => failed.error,
     })
-}
-
-/// Nobody waits for it.
-struct Unwatched;
-
-impl Progress for Unwatched {
-    fn moved(&self, _moved: Moved) {}
-
-    fn is_cancelled(&self) -> bool {
-        false
-    }
-
-    fn is_stopping(&self) -> bool {
-        false
-    }
 }

@@ -65,7 +65,8 @@ impl Fill<'_> {
                 return Ok(self.told(&lazy));
             }
             if !self.fills() && !self.daemon.pool.has_demand(self.id) {
-                self.sleep(LOOK, true)?;
+                // Each round counts all that is missing.
+                self.sleep(AGAIN_LATE, true)?;
                 continue;
             }
             match self.once(&lazy) {
@@ -143,14 +144,15 @@ impl Fill<'_> {
         }
     }
 
-    /// `for_demand` ends it when something is waited for.
+    /// `for_demand` ends it when something is waited for, or all is to be brought.
     fn sleep(&self, time: Duration, for_demand: bool) -> Result<()> {
         let deadline = Instant::now() + time;
         loop {
             self.check()?;
             let left = deadline.saturating_duration_since(Instant::now()).min(LOOK);
             let demand = self.daemon.pool.demand().filter(|_| for_demand);
-            if left.is_zero() || for_demand && self.daemon.pool.has_demand(self.id) {
+            let wanted = || self.daemon.pool.has_demand(self.id) || self.fills();
+            if left.is_zero() || for_demand && wanted() {
                 return Ok(());
             }
             match demand {
