@@ -34,6 +34,10 @@ impl Pair {
 /// Pairs held at a time: 1 MiB each of losers and survivors.
 const BATCH_PAIRS: usize = 256;
 
+/// Pairs held, and repointed, under one lock: a pair takes a microsecond, and guests wait for it.
+const HELD_AT_ONCE: usize = 32;
+const REPOINTED_AT_ONCE: usize = 64;
+
 /// Clusters read at once, 64 KiB: a guest's request waits behind no larger read.
 const COMPARED_AT_ONCE: usize = 16;
 
@@ -121,19 +125,20 @@ impl<D: Directory> Pool<D> {
 
     /// Holds and watches the pairs that may be shared now.
     fn hold(&self, pairs: &[Pair], users: &Users, work: &mut Work<'_>) -> Result<Held<'_, D>> {
-        let mut state = self.lock();
-        state.check_writable()?;
-        let mut held = Vec::with_capacity(pairs.len());
-        for pair in pairs {
-            match state.hold_pair(*pair, users) {
-                Some(pair) => held.push(pair),
-                // Freed since, maybe by this very reclaim.
-                None if state.allocator.count(pair.loser) == 0 => {}
-                None => work.account.busy += 1,
+        let mut held = Held { pool: self, pairs: Vec::with_capacity(pairs.len()) };
+        for some in pairs.chunks(HELD_AT_ONCE) {
+            let mut state = self.lock();
+            state.check_writable()?;
+            for pair in some {
+                match state.hold_pair(*pair, users) {
+                    Some(pair) => held.pairs.push(pair),
+                    // Freed since, maybe by this very reclaim.
+                    None if state.allocator.count(pair.loser) == 0 => {}
+                    None => work.account.busy += 1,
+                }
             }
         }
-        drop(state);
-        Ok(Held { pool: self, pairs: held })
+        Ok(held)
     }
 
     /// A failed sync must never turn a loser's durable data into a survivor's lost data (I12). A region
@@ -206,7 +211,7 @@ impl<D: Directory> Pool<D> {
         Ok(())
     }
 
-    /// Repoints as much as there is room for; a progress count to wait beyond if some is left.
+    /// Repoints some, as many as there is room for; a progress count to wait beyond if there is none.
     fn publish(
         &self,
         held: &mut Held<'_, D>,
@@ -216,9 +221,10 @@ impl<D: Directory> Pool<D> {
         let mut state = self.lock();
         let mut touched = BTreeSet::new();
         let mut room = state.metadata_room();
+        let left = held.pairs.len().saturating_sub(REPOINTED_AT_ONCE);
         let done = loop {
             let Some(last) = held.pairs.last() else { break true };
-            if state.failed.is_some() || state.closing {
+            if held.pairs.len() == left || state.failed.is_some() || state.closing {
                 break true;
             }
             let users_of_loser = users.of_loser(last.pair.loser);

@@ -11,7 +11,7 @@ use blockyard_io::Directory;
 use std::collections::HashMap;
 
 /// Extents looked at under one lock.
-const EXTENTS_AT_ONCE: usize = 64;
+const EXTENTS_AT_ONCE: usize = 4;
 
 /// A slot that shows a cluster's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
