@@ -2,7 +2,7 @@
 //! every crash. Fetchers bring what is waited for, and the rest when it pleases the seed.
 
 use crate::client::{Client, give_up_after, image_name};
-use crate::context::Context;
+use crate::context::{Context, SimPool};
 use crate::manage::NOW_UNIX_S;
 use crate::model::Change;
 use crate::receive::{WRITTEN_MEANWHILE, may_miss, read_cluster};
@@ -95,7 +95,7 @@ impl Client {
     }
 }
 
-/// Fetches for all lazy images until the pool is closed.
+/// Fetches for all lazy images until the pool is closed; a fetch that is on its way then finds it so.
 pub(crate) async fn fetch(context: Rc<Context>) {
     let pool = context.pool();
     loop {
@@ -107,7 +107,7 @@ pub(crate) async fn fetch(context: Rc<Context>) {
                 context.violated(format_args!("the list of {} is lost: {lazy:?}", lazy.name));
                 return;
             };
-            match fetch_some(&context, lazy.id, &origin).await {
+            match fetch_some(&context, &pool, lazy.id, &origin).await {
                 Ok(did) => idle &= !did,
                 Err(error) if may_end(&error) => {}
                 Err(error) => context.judge_error(format_args!("fetching {}", lazy.name), &error),
@@ -125,8 +125,12 @@ fn may_end(error: &Error) -> bool {
 }
 
 /// One fetch; whether there was something to do.
-async fn fetch_some(context: &Context, id: ImageId, origin: &Origin) -> Result<bool> {
-    let pool = context.pool();
+async fn fetch_some(
+    context: &Context,
+    pool: &SimPool,
+    id: ImageId,
+    origin: &Origin,
+) -> Result<bool> {
     let background = context.one_in(3);
     match pool.next_fetch(id, 1 + context.below(24) as usize, background).await? {
         Fetch::Nothing => Ok(false),
@@ -137,7 +141,7 @@ async fn fetch_some(context: &Context, id: ImageId, origin: &Origin) -> Result<b
         }
         Fetch::Filled => Ok(false),
         Fetch::Missing(missing) => {
-            let kept = keep(context, id, missing, origin).await;
+            let kept = keep(context, pool, id, missing, origin).await;
             if kept.is_err() || context.one_in(20) {
                 pool.forget_fetches(id);
             }
@@ -146,8 +150,13 @@ async fn fetch_some(context: &Context, id: ImageId, origin: &Origin) -> Result<b
     }
 }
 
-async fn keep(context: &Context, id: ImageId, missing: Missing, origin: &Origin) -> Result<()> {
-    let pool = context.pool();
+async fn keep(
+    context: &Context,
+    pool: &SimPool,
+    id: ImageId,
+    missing: Missing,
+    origin: &Origin,
+) -> Result<()> {
     for run in missing.slots.chunk_by(|(one, _), (next, _)| one + 1 == *next) {
         let hashes: Vec<ContentHash> = run.iter().map(|(_, hash)| *hash).collect();
         let bytes: Vec<u8> = hashes
