@@ -77,7 +77,9 @@ impl RecordedPool {
         }
         let device = &disks[0].device.path;
         let now = "lazy_itable_init=0,lazy_journal_init=0";
-        host::run("mkfs.ext4", &["-q", "-J", "size=4", "-E", now, device]);
+        // Blocks of whole pages: of a write that FUSE splits, the loop driver of Linux 6.18 takes the first part's
+        // success for the whole, and the file system never hears that the rest failed.
+        host::run("mkfs.ext4", &["-q", "-b", "4096", "-J", "size=4", "-E", now, device]);
         let mount = Mount::new(device, place.path("mnt"), &[]);
         let pool = RecordedPool { mount, disks, timeline, data_on };
         make_small_pool(&pool.path(), pool.disks.get(1).map(|disk| disk.device.path.as_str()));
