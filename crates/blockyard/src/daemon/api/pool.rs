@@ -77,7 +77,7 @@ pub(crate) fn start_reclaim(daemon: &Arc<Daemon>, options: ReclaimOptions) -> Re
     daemon.jobs.start(JobKind::Reclaim, None, ProgressUnit::Clusters, work)
 }
 
-/// While guests use the disk, three quarters of the time are theirs.
+/// While guests use the disk, seven eighths of the time are theirs.
 fn run_reclaim(daemon: &Daemon, options: ReclaimOptions, job: &JobHandle) -> Result<JobReport> {
     let mut rested = Instant::now();
     let mut requests = daemon.pool.counters().requests;
@@ -86,7 +86,7 @@ fn run_reclaim(daemon: &Daemon, options: ReclaimOptions, job: &JobHandle) -> Res
         let go_on = job.progress(account.scanned + account.done).is_ok();
         let begun = daemon.pool.counters().requests;
         if go_on && begun != requests {
-            thread::sleep((rested.elapsed() * 3).min(REST_MAX));
+            thread::sleep((rested.elapsed() * 7).min(REST_MAX));
         }
         requests = begun;
         rested = Instant::now();
