@@ -12,7 +12,7 @@ use blockyard_api::ImageDependant;
 use blockyard_block::{Error, ErrorKind, ImageId, ImageName, Result};
 use blockyard_io::HostDirectory;
 use blockyard_pool::Volume;
-use blockyard_transfer::{DependantId, Origins, PeerId};
+use blockyard_transfer::{DependantId, Kept, Origins, PeerId, hold_for_dependant};
 use pollster::block_on;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -125,10 +125,8 @@ impl OfPeer<'_> {
     fn is(&self, dependant: &Dependant, id: &str) -> bool {
         dependant.known_by == self.known_by.to_string() && dependant.id == id
     }
-}
 
-impl Origins<HostDirectory> for OfPeer<'_> {
-    fn hold(&self, image: &ImageName, id: DependantId) -> Result<Volume<HostDirectory>> {
+    fn hold_now(&self, image: &ImageName, id: DependantId) -> Result<Volume<HostDirectory>> {
         let (pool, dependants) = (&self.daemon.pool, &self.daemon.dependants);
         // Asked for again, or let go, meanwhile: that waits.
         let _changing = dependants.changing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -140,26 +138,29 @@ impl Origins<HostDirectory> for OfPeer<'_> {
             let message = format!("{DEPENDANTS_MAX} images are filled from here by this peer");
             return Err(Error::new(ErrorKind::Busy, message));
         }
-        let found = pool.image(image)?;
-        let source = block_on(pool.hold_snapshot(image, true, now_unix_s()))?;
-        block_on(pool.make_durable())?;
-        // Removed meanwhile, it would have a dependant that nobody sees.
-        if pool.image(image)?.id != found.id {
-            return Err(Error::new(ErrorKind::Busy, format!("{image} was replaced meanwhile")));
-        }
-        let dependant = Dependant {
-            known_by,
-            peer: self.peer.to_owned(),
-            id: id.clone(),
-            source: image.to_string(),
-            image: found.id.0,
-            snapshot: source.id().0,
-            since_unix_s: now_unix_s(),
-        };
-        dependants.change(pool, |before| self.is(before, &id), Some(dependant))?;
-        let snapshot = source.id();
-        source.leave(now_unix_s());
-        pool.open_left_snapshot(snapshot)
+        block_on(hold_for_dependant(pool, image, now_unix_s(), async |found, snapshot| {
+            let dependant = Dependant {
+                known_by,
+                peer: self.peer.to_owned(),
+                id: id.clone(),
+                source: image.to_string(),
+                image: found.0,
+                snapshot: snapshot.0,
+                since_unix_s: now_unix_s(),
+            };
+            dependants.change(pool, |before| self.is(before, &id), Some(dependant))
+        }))
+    }
+}
+
+/// On the thread of the conversation, which may block.
+impl Origins<HostDirectory> for OfPeer<'_> {
+    fn hold<'a>(
+        &'a self,
+        image: &'a ImageName,
+        id: DependantId,
+    ) -> Kept<'a, Volume<HostDirectory>> {
+        Box::pin(async move { self.hold_now(image, id) })
     }
 
     fn open(
@@ -182,8 +183,10 @@ impl Origins<HostDirectory> for OfPeer<'_> {
         Ok((source, self.daemon.profiles.of_image(ImageId(found.image))))
     }
 
-    fn let_go(&self, id: DependantId) -> Result<()> {
+    fn let_go(&self, id: DependantId) -> Kept<'_, ()> {
         let id = id.to_string();
-        self.daemon.dependants.forget(&self.daemon.pool, |dependant| self.is(dependant, &id))
+        Box::pin(async move {
+            self.daemon.dependants.forget(&self.daemon.pool, |dependant| self.is(dependant, &id))
+        })
     }
 }

@@ -193,9 +193,9 @@ impl Moving<'_> {
         let caller = progress.caller(&self.wanted.terms, self.wanted.quote, self.again);
         self.again = true;
         let done = match (source, &self.origin) {
-            (Some(source), _) => push(wire, &caller, source, &self.wanted.there),
+            (Some(source), _) => block_on(push(wire, &caller, source, &self.wanted.there)),
             (None, Some(origin)) => self.pull_lazily(wire, &caller, origin),
-            (None, None) => pull(wire, &caller, &self.wanted.there, &self.wanted.here),
+            (None, None) => block_on(pull(wire, &caller, &self.wanted.there, &self.wanted.here)),
         };
         (done, progress.moved.get().done)
     }
@@ -208,7 +208,7 @@ impl Moving<'_> {
     ) -> Result<Account, Failed> {
         let (there, here) = (&self.wanted.there, &self.wanted.here);
         let dependant = DependantId::parse(&origin.dependant)?;
-        pull_lazily(wire, caller, there, here, dependant, origin.encode()?)
+        block_on(pull_lazily(wire, caller, there, here, dependant, origin.encode()?))
     }
 
     fn sleep(&self, time: Duration) -> Result<(), Failed> {
@@ -234,7 +234,7 @@ impl Moving<'_> {
         if self.again
             && let Ok((wire, _)) = call(self.daemon, self.wanted)
         {
-            give_up(wire, &self.daemon.pool, &self.wanted.there);
+            block_on(give_up(wire, &self.daemon.pool, &self.wanted.there));
         }
     }
 }
