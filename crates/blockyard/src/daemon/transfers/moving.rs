@@ -180,7 +180,9 @@ impl Moving<'_> {
     /// One call, and how many clusters came of it.
     fn once(&mut self, source: Option<&Volume<HostDirectory>>) -> (Result<Account, Failed>, u64) {
         if self.origin.as_ref().is_some_and(|origin| self.is_shown(origin)) {
-            return (Ok(Account::default()), 0);
+            // The call that showed it may have failed before that was durable.
+            let durable = block_on(self.daemon.pool.make_durable());
+            return (durable.map(|()| Account::default()).map_err(Failed::from), 0);
         }
         let (wire, peer) = match call(self.daemon, self.wanted) {
             Ok(called) => called,
