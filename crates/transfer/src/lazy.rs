@@ -5,7 +5,7 @@ mod fetch;
 mod keeping;
 
 pub use fetch::{Fetched, Fetching, fetch};
-pub use keeping::{hold_for_dependant, not_needed};
+pub use keeping::{LetGo, hold_for_dependant, not_needed};
 
 use crate::message::{Message, nonsense};
 use crate::order::{Account, Caller, Direction, Failed, Order, call, end};

@@ -30,7 +30,7 @@ pub use authority::Authority;
 pub use client::connect;
 pub use identity::{Fingerprint, Identity, PeerId};
 pub use lazy::{
-    DependantId, Fetched, Fetching, Kept, NoOrigins, Origins, fetch, hold_for_dependant,
+    DependantId, Fetched, Fetching, Kept, LetGo, NoOrigins, Origins, fetch, hold_for_dependant,
     not_needed, pull_lazily, release,
 };
 pub use order::{

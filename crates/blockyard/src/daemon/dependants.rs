@@ -12,7 +12,7 @@ use blockyard_api::ImageDependant;
 use blockyard_block::{Error, ErrorKind, ImageId, ImageName, Result};
 use blockyard_io::HostDirectory;
 use blockyard_pool::Volume;
-use blockyard_transfer::{DependantId, Kept, Origins, PeerId, hold_for_dependant};
+use blockyard_transfer::{DependantId, Kept, LetGo, Origins, PeerId, hold_for_dependant};
 use pollster::block_on;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -41,12 +41,13 @@ pub(crate) struct Dependants {
     list: KeptList<Dependant>,
     /// Held while one comes or goes.
     changing: Mutex<()>,
+    let_go: LetGo,
 }
 
 impl Dependants {
     pub(crate) fn load(folder: &Path) -> Result<Dependants> {
         let list = KeptList::load(folder, FILE, "the list of dependants")?;
-        Ok(Dependants { list, changing: Mutex::default() })
+        Ok(Dependants { list, changing: Mutex::default(), let_go: LetGo::default() })
     }
 
     /// Whether a snapshot is kept for one.
@@ -130,8 +131,9 @@ impl OfPeer<'_> {
         let (pool, dependants) = (&self.daemon.pool, &self.daemon.dependants);
         // Asked for again, or let go, meanwhile: that waits.
         let _changing = dependants.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let id = id.to_string();
         let known_by = self.known_by.to_string();
+        dependants.let_go.check(&known_by, id)?;
+        let id = id.to_string();
         let of_peer = dependants.list.list().into_iter();
         let others = of_peer.filter(|other| other.known_by == known_by && other.id != id);
         if others.count() >= DEPENDANTS_MAX {
@@ -184,9 +186,12 @@ impl Origins<HostDirectory> for OfPeer<'_> {
     }
 
     fn let_go(&self, id: DependantId) -> Kept<'_, ()> {
-        let id = id.to_string();
         Box::pin(async move {
-            self.daemon.dependants.forget(&self.daemon.pool, |dependant| self.is(dependant, &id))
+            let dependants = &self.daemon.dependants;
+            let _changing = dependants.changing.lock().unwrap_or_else(PoisonError::into_inner);
+            dependants.let_go.note(&self.known_by.to_string(), id);
+            let id = id.to_string();
+            dependants.change(&self.daemon.pool, |dependant| self.is(dependant, &id), None)
         })
     }
 }

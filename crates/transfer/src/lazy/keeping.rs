@@ -5,8 +5,39 @@ use super::DependantId;
 use blockyard_block::{Error, ErrorKind, ImageId, ImageName, Result};
 use blockyard_io::Directory;
 use blockyard_pool::{Pool, Volume};
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Dependants that were let go of in this run of the daemon. An order of one may be late on its way, or lie unread, while
+/// the release that followed it comes by another connection: what was kept for it then, nobody would let go of.
+#[derive(Default)]
+pub struct LetGo {
+    recent: Mutex<VecDeque<(String, DependantId)>>,
+}
+
+/// An order that is late is not later than so many releases.
+const LET_GO_MAX: usize = 10_000;
+
+impl LetGo {
+    /// To be called with the list locked, as for `check`. `peer` is what the dependant's pool is known by.
+    pub fn note(&self, peer: &str, dependant: DependantId) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.len() == LET_GO_MAX {
+            recent.pop_front();
+        }
+        recent.push_back((peer.to_owned(), dependant));
+    }
+
+    /// Refuses to keep anything for one of them.
+    pub fn check(&self, peer: &str, dependant: DependantId) -> Result<()> {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = recent.iter().any(|(by, id)| *id == dependant && by == peer);
+        match gone && !blockyard_io::broken("I16-hold-after-release") {
+            false => Ok(()),
+            true => Err(Error::new(ErrorKind::NotFound, "the dependant has let go already")),
+        }
+    }
+}
 
 /// Keeps the image as it is now in a hidden snapshot. That is durable before `list` is called, with the ids of image and
 /// snapshot, to write them down durably, in place of what was kept for the same dependant before; then the dependant may hear
@@ -54,4 +85,23 @@ pub async fn not_needed<D: Directory>(
         pool.make_durable().await?;
     }
     Ok(due)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LET_GO_MAX, LetGo};
+    use crate::lazy::DependantId;
+
+    #[test]
+    fn nothing_is_kept_for_a_dependant_whose_order_comes_after_its_release() {
+        let (let_go, id) = (LetGo::default(), DependantId([7; 16]));
+        let_go.check("a", id).unwrap();
+        let_go.note("a", id);
+        assert!(let_go.check("a", id).is_err());
+        let_go.check("b", id).unwrap();
+        for number in 0..2 * LET_GO_MAX as u128 {
+            let_go.note("b", DependantId(number.to_le_bytes()));
+        }
+        assert_eq!(let_go.recent.lock().unwrap().len(), LET_GO_MAX);
+    }
 }
