@@ -428,7 +428,9 @@ impl<D: Directory> Receive<D> {
     pub async fn leave(mut self, now_unix_s: u64) {
         self.lookup.remove_files().await;
         let took_all = self.taken_through == self.lookup.indices.len() && self.hits.is_some();
-        if !took_all && self.pool.has_left(&self.name) {
+        // Asked for again it has come by another call, while this one waited for a peer that was gone: nobody asks once more.
+        let has_come = self.pool.image(&self.name).is_ok();
+        if has_come || !took_all && self.pool.has_left(&self.name) {
             return;
         }
         self.remove_parts();
