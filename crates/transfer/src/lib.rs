@@ -12,6 +12,7 @@ mod client;
 pub mod fuzzing;
 mod identity;
 mod lazy;
+mod line;
 mod message;
 mod order;
 mod payload;
@@ -33,6 +34,7 @@ pub use lazy::{
     DependantId, Fetched, Fetching, Kept, LetGo, NoOrigins, Origins, fetch, hold_for_dependant,
     not_needed, pull_lazily, release,
 };
+pub use line::{Crossing, Heard, Said, wire_with_line};
 pub use order::{
     Account, Caller, Direction, Failed, Moved, Order, Progress, Terms, Unwatched, answer, give_up,
     pull, push,

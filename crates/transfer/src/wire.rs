@@ -130,7 +130,7 @@ impl Wire {
         Wire::with_clock(Arc::new(clock), outgoing, incoming)
     }
 
-    fn with_clock(
+    pub(crate) fn with_clock(
         clock: Arc<dyn Clock>,
         outgoing: mpsc::Sender<v1::Message>,
         incoming: mpsc::Receiver<Result<v1::Message>>,
