@@ -103,14 +103,13 @@ impl Dependants {
         let list = self.list.list();
         let snapshots: Vec<u64> =
             list.iter().filter(|one| gone(one)).map(|one| one.snapshot).collect();
-        if snapshots.is_empty() && new.is_none() {
-            return Ok(());
-        }
         self.list.change(|list| {
             list.retain(|dependant| !gone(dependant));
             list.extend(new);
         })?;
-        pool.remove_left(now_unix_s(), |left| snapshots.contains(&left.id.0));
+        if !snapshots.is_empty() {
+            pool.remove_left(now_unix_s(), |left| snapshots.contains(&left.id.0));
+        }
         Ok(())
     }
 }
