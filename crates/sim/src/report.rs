@@ -57,6 +57,7 @@ pub enum Count {
     Pulls,
     LazyPulls,
     TransfersCut,
+    Continued,
     TransfersResumed,
     TransfersFailed,
     TransfersCancelled,
@@ -111,7 +112,7 @@ impl Count {
     ];
 
     /// What happens when images move between two pools.
-    const OF_TRANSFERS: [(Count, &str); 33] = [
+    const OF_TRANSFERS: [(Count, &str); 34] = [
         (Count::Operations, "operations"),
         (Count::Kills, "kills"),
         (Count::PowerCuts, "power cuts"),
@@ -135,6 +136,7 @@ impl Count {
         (Count::Pulls, "pulls done"),
         (Count::LazyPulls, "lazy pulls done"),
         (Count::TransfersCut, "transfers cut off"),
+        (Count::Continued, "pushes that went on where they were cut off"),
         (Count::TransfersResumed, "transfers that went on after a crash"),
         (Count::TransfersFailed, "transfers that failed"),
         (Count::TransfersCancelled, "transfers cancelled"),

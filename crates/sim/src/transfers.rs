@@ -16,3 +16,6 @@ mod site;
 mod transfer;
 
 pub use driver::run_transfers;
+
+#[cfg(test)]
+mod tests;

@@ -51,17 +51,24 @@ pub(super) async fn answer_call(net: Rc<Net>, site: Rc<Site>, wire: Wire) {
     let _work = site.work();
     let pool = site.context.pool();
     let asked: RefCell<Option<Asked>> = RefCell::default();
+    let since = std::cell::Cell::new(0);
     let noted = |order: &Asked| {
         net.trace(format_args!("asked for: {:?} {}", order.direction, order.image));
+        since.set(pushed(&net, order).map_or(0, |transfer| transfer.event()));
         *asked.borrow_mut() = Some(order.clone());
     };
     let allowed = Allowed { push: true, pull: true, images: Vec::new() };
     let progress = Watched::new(&site, None);
     let origins = OfPeer { net: Rc::clone(&net), site: Rc::clone(&site) };
     let done = answer(wire, &pool, &allowed, NOW_UNIX_S, &progress, noted, &origins).await;
+    let pushed = asked.borrow().as_ref().and_then(|asked| pushed(&net, asked));
+    if let Some(transfer) = &pushed
+        && !site.context.faulty.get()
+    {
+        transfer.has_come(&net, since.get(), progress.moved.get());
+    }
     match done {
         Ok(_) => {
-            let pushed = asked.borrow().as_ref().and_then(|asked| pushed(&net, asked));
             if let Some(transfer) = pushed {
                 transfer.arrived(&net);
             }
@@ -95,9 +102,6 @@ impl OfPeer {
         let list = self.site.dependants.list();
         let gone: Vec<ImageId> =
             list.iter().filter(|one| one.id == id).map(|one| one.snapshot).collect();
-        if gone.is_empty() && new.is_none() {
-            return Ok(());
-        }
         let change = |list: &mut Vec<Dependant>| {
             list.retain(|dependant| dependant.id != id);
             list.extend(new);

@@ -247,7 +247,8 @@ impl Driver {
             if transfer.from == index {
                 transfer.source_crashes(&site);
             }
-            if transfer.to == index && !transfer.shown.get() {
+            // Also of one that has come: an earlier call may go on.
+            if transfer.to == index {
                 transfer.part_may_stay.set(true);
             }
         }

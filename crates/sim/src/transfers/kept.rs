@@ -3,25 +3,28 @@
 
 use super::site::Site;
 use blockyard_block::{Error, ErrorKind, Result};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::task::Poll;
 
 pub(super) struct Kept<T> {
     file: RefCell<Vec<T>>,
     memory: RefCell<Vec<T>>,
+    /// A change failed half way: it does not count, and the file may have it.
+    unsure: Cell<bool>,
 }
 
 impl<T> Default for Kept<T> {
     fn default() -> Kept<T> {
-        Kept { file: RefCell::default(), memory: RefCell::default() }
+        Kept { file: RefCell::default(), memory: RefCell::default(), unsure: Cell::new(false) }
     }
 }
 
-impl<T: Clone> Kept<T> {
+impl<T: Clone + PartialEq> Kept<T> {
     /// A new process reads the file.
     pub(super) fn load(&self) {
         *self.memory.borrow_mut() = self.file.borrow().clone();
+        self.unsure.set(false);
     }
 
     /// What a process that is started now would read.
@@ -37,10 +40,14 @@ impl<T: Clone> Kept<T> {
         pause(site).await;
         let mut changed = self.list();
         change(&mut changed);
+        if !self.unsure.get() && changed == self.list() {
+            return Ok(());
+        }
         let fails = site.context.faulty.get() && site.context.one_in(12);
         if !fails || site.context.one_in(2) {
             self.file.borrow_mut().clone_from(&changed);
         }
+        self.unsure.set(fails);
         if fails {
             return Err(Error::new(ErrorKind::Io, "a list cannot be written"));
         }

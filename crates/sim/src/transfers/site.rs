@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 /// A transfer that was asked for here and has not ended.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(super) struct Order {
     /// Its place in the list of all.
     pub(super) transfer: usize,
@@ -19,14 +19,14 @@ pub(super) struct Order {
 }
 
 /// The other side keeps something for an image here.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(super) struct Debt {
     pub(super) dependant: DependantId,
     pub(super) source: String,
 }
 
 /// Something is kept here for an image of the other side.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(super) struct Dependant {
     pub(super) id: DependantId,
     pub(super) source: String,

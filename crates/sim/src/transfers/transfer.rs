@@ -4,7 +4,8 @@
 use super::net::Net;
 use super::site::Site;
 use crate::model::{Change, SharedImage, Value, Version};
-use blockyard_transfer::DependantId;
+use crate::report::Count;
+use blockyard_transfer::{DependantId, Moved};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -14,6 +15,18 @@ pub(super) enum Kind {
     Push,
     Pull,
     Lazy,
+}
+
+/// Of several clusters of one content the first is tried, and a client may be changing it: then it is asked for.
+const AGAIN_MAX: u64 = 8;
+
+/// What a call that was cut off left at the target.
+struct Came {
+    at: u64,
+    /// Both processes must be the same, or it may be lost, or be of another snapshot.
+    processes: [u64; 2],
+    /// Clusters that have not come.
+    missing: u64,
 }
 
 type Sectors = BTreeMap<u64, Vec<Version>>;
@@ -35,6 +48,9 @@ pub(super) struct Transfer {
     pub(super) shown: Cell<bool>,
     /// What came of it may lie at the target: nobody could tell it to forget it.
     pub(super) part_may_stay: Cell<bool>,
+    /// What calls brought so far.
+    came: RefCell<Option<Came>>,
+    events: Cell<u64>,
     /// Since when the source is watched.
     window: Cell<Option<u64>>,
     seen: RefCell<Option<Sectors>>,
@@ -64,6 +80,8 @@ impl Transfer {
             ended: Cell::new(false),
             shown: Cell::new(false),
             part_may_stay: Cell::new(false),
+            came: RefCell::default(),
+            events: Cell::new(0),
             window: Cell::new(None),
             seen: RefCell::default(),
             change: Cell::new(None),
@@ -80,6 +98,38 @@ impl Transfer {
 
     pub(super) fn target_name(&self) -> String {
         self.image.borrow().name.clone()
+    }
+
+    /// A number that grows.
+    pub(super) fn event(&self) -> u64 {
+        self.events.set(self.events.get() + 1);
+        self.events.get()
+    }
+
+    /// A call that began at the event `since` was answered, and so far it came. What an earlier one brought must not have
+    /// come again.
+    pub(super) fn has_come(&self, net: &Net, since: u64, moved: Moved) {
+        if moved.total == 0 {
+            return;
+        }
+        let processes = [0, 1].map(|site: usize| net.sites[site].process.get());
+        let before = self.came.take();
+        if let Some(before) = before
+            && before.at < since
+            && before.processes == processes
+        {
+            net.note(Count::Continued);
+            if moved.total > before.missing + AGAIN_MAX {
+                net.violated(format_args!(
+                    "{}: {} clusters are asked for, though all but {} had come",
+                    self.target_name(),
+                    moved.total,
+                    before.missing
+                ));
+            }
+        }
+        let missing = moved.total - moved.done;
+        *self.came.borrow_mut() = Some(Came { at: self.event(), processes, missing });
     }
 
     /// What is written to the source from now on may come, too.
