@@ -135,7 +135,11 @@ pub(crate) async fn answer_dependant<D: Directory>(
             let source = origins.hold(&order.image, dependant).await?;
             session.send(Message::Held).await?;
             // However this ends, the dependant may have shown the image, or be about to: it asks again, or lets go.
-            send_image(session, pool, &source, order).await
+            let sent = send_image(session, pool, &source, order).await;
+            if sent.is_err() && blockyard_io::broken("I16-let-go-unasked") {
+                origins.let_go(dependant).await?;
+            }
+            sent
         }
         Direction::Fetch => {
             let (source, profile) = origins.open(&order.image, dependant)?;

@@ -359,7 +359,7 @@ impl<D: Directory> Receive<D> {
         }
         let offset = index * EXTENT_SIZE + (slot * CLUSTER_SIZE) as u64;
         for (at, (found, expected)) in self.pool.hashes_of(data).iter().zip(hashes).enumerate() {
-            if found != expected {
+            if found != expected && !blockyard_io::broken("I9-receive-unchecked") {
                 let place = offset + (at * CLUSTER_SIZE) as u64;
                 let message = format!(
                     "the cluster that came for {place} does not have the hash that was told for it"
@@ -403,7 +403,7 @@ impl<D: Directory> Receive<D> {
         self.lookup.remove_files().await;
         self.remove_parts();
         let found = self.pool.digest_of(self.volume.id()).await?;
-        if found != digest {
+        if found != digest && !blockyard_io::broken("I9-digest-unchecked") {
             let message = format!(
                 "what arrived has the digest {found}, the source's image {digest}: it is not kept"
             );
