@@ -5,8 +5,8 @@ use blockyard_block::{CLUSTER_SIZE, Error, ErrorKind, Result};
 use prost::bytes::Bytes;
 use zstd::bulk::{Compressor, Decompressor};
 
-/// The fastest but for levels that hardly compress: a gigabit is slower.
-const LEVEL: i32 = 1;
+/// Of a Debian system, level 1 leaves 4 % more and takes a sixth less time; level 3 leaves 2 % less and takes 40 % more.
+const LEVEL: i32 = 2;
 /// Less is not worth the receiver's time.
 const SAVING_MIN: usize = 64;
 
