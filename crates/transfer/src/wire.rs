@@ -9,6 +9,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
@@ -18,6 +19,8 @@ pub(crate) const QUEUE: usize = 4;
 pub(crate) const WINDOW_BYTES: u32 = 4 << 20;
 /// Frames of 16 KiB, which HTTP/2 has unless told otherwise, cost a system call each on both sides.
 pub(crate) const FRAME_BYTES: u32 = 256 << 10;
+/// Threads that read and compress, or decompress and write, beside each conversation.
+const THREADS: usize = 2;
 /// A peer that says nothing, or takes nothing, for this long is given up.
 const STALL: Duration = Duration::from_secs(60);
 /// A peer that only says that it still works is given up after this long. It may have to walk through all hashes
@@ -44,6 +47,7 @@ pub struct Wire {
     bytes_received: u64,
     stall: Duration,
     alive_max: Duration,
+    threads: usize,
 }
 
 /// The two ends of a wire within the process, driven by `runtime`.
@@ -109,6 +113,7 @@ impl Wire {
             bytes_received: 0,
             stall: STALL,
             alive_max: ALIVE_MAX,
+            threads: THREADS,
         }
     }
 
@@ -122,6 +127,12 @@ impl Wire {
     /// Other times after which a peer is given up that says nothing, or nothing but that it is alive.
     pub fn with_patience(self, stall: Duration, alive_max: Duration) -> Wire {
         Wire { stall, alive_max, ..self }
+    }
+
+    /// With other than the usual number of threads for the work beside it: with none, all is done in turn.
+    #[cfg(test)]
+    pub(crate) fn with_threads(self, threads: usize) -> Wire {
+        Wire { threads, ..self }
     }
 }
 
@@ -169,6 +180,11 @@ impl Session<'_> {
     /// Lets a peer be alive without saying more for this much longer.
     pub(crate) fn allow(&mut self, time: Duration) {
         self.wire.alive_max = self.wire.alive_max.saturating_add(time);
+    }
+
+    /// For the work beside it.
+    pub(crate) fn threads(&self) -> usize {
+        self.wire.threads
     }
 
     /// Whether it ended by no fault of what was asked: asked for again it may succeed.
@@ -247,24 +263,41 @@ impl Session<'_> {
             }
             self.check_pace_of_peer(asked)?;
             match within(&self.wire.runtime, LOOK, self.wire.incoming.recv()) {
-                Ok(Some(message)) => {
-                    let message = message.inspect_err(|_| self.cut = true)?;
-                    self.wire.bytes_received += message.encoded_len() as u64;
-                    match Message::decode(message)? {
-                        Message::Alive => heard = Instant::now(),
-                        Message::Failure { kind, message, again } => {
-                            self.cut = again;
-                            return Err(told(kind, &message));
-                        }
-                        message => {
-                            self.waited += asked.elapsed();
-                            return Ok(message);
-                        }
+                Ok(Some(message)) => match self.understand(message)? {
+                    Message::Alive => heard = Instant::now(),
+                    message => {
+                        self.waited += asked.elapsed();
+                        return Ok(message);
                     }
-                }
+                },
                 Ok(None) => return Err(self.hung_up()),
                 Err(_) => {}
             }
+        }
+    }
+
+    /// The next message, if one is there.
+    pub(crate) fn look(&mut self) -> Result<Option<Message>> {
+        self.check()?;
+        match self.wire.incoming.try_recv() {
+            Ok(message) => self
+                .understand(message)
+                .map(|it| Some(it).filter(|it| !matches!(it, Message::Alive))),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => Err(self.hung_up()),
+        }
+    }
+
+    /// A failure that the peer tells is an error here.
+    fn understand(&mut self, message: Result<v1::Message>) -> Result<Message> {
+        let message = message.inspect_err(|_| self.cut = true)?;
+        self.wire.bytes_received += message.encoded_len() as u64;
+        match Message::decode(message)? {
+            Message::Failure { kind, message, again } => {
+                self.cut = again;
+                Err(told(kind, &message))
+            }
+            message => Ok(message),
         }
     }
 
