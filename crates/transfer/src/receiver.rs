@@ -1,23 +1,24 @@
 //! The side that wants the image. It takes what it finds, asks for the rest, and shows the image only when it is
 //! whole. Cut off, it leaves what came to be found again; ended for any other reason, it leaves nothing.
 
-use crate::message::{Found, Message, SUMMARIES_MAX, SlotBits, nonsense};
+use crate::crew::{Crew, Work};
+use crate::message::{Found, Message, Payload, SUMMARIES_MAX, SlotBits, nonsense};
 use crate::order::{Account, Moved, Order};
 use crate::payload::Unpacker;
 use crate::sender::estimate;
 use crate::tls::random_key;
 use crate::wire::{Session, unexpected};
-use blockyard_block::{
-    Buffer, BufferMut, CLUSTER_SIZE, ContentHash, Error, ErrorKind, ImageName, Result,
-};
+use blockyard_block::{CLUSTER_SIZE, ContentHash, Error, ErrorKind, ImageName, Result};
 use blockyard_io::Directory;
-use blockyard_pool::{FoundHere, Lookup, Missing, Pool, Receive, check_image_size};
+use blockyard_pool::{FoundHere, Lookup, Missing, Pool, Receive, Writer, check_image_size};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Extents whose clusters are asked for before the first of them came.
 const AHEAD: usize = 8;
+/// Messages of clusters that came and are still to be written.
+const STORED_BEHIND: usize = 4;
 /// What came before a crash is waited for this long to be hashed again; what is not is asked for anew.
 const UNTRUSTED_WAIT: Duration = Duration::from_secs(600);
 /// Between two looks at whether everything is hashed again after a crash.
@@ -186,10 +187,12 @@ async fn fill_target<D: Directory>(
     let (found, account) = find(session, target, size, lazy).await?;
     let Target::Image(receive) = target else { return Ok(account) };
     check_space(pool, &account)?;
+    let writes = &*receive;
+    let storing = || Ok(Storing { writer: writes.writer(), unpacker: Unpacker::new()? });
     let mut filling = Filling {
+        storing: Crew::new(session.threads(), storing)?,
         receive,
         verify: order.terms.verify,
-        unpacker: Unpacker::new()?,
         coming: VecDeque::new(),
         moved: Moved {
             total: found.missing(),
@@ -326,7 +329,7 @@ fn check_space<D: Directory>(pool: &Pool<D>, account: &Account) -> Result<()> {
 struct Filling<'a, D: Directory> {
     receive: &'a mut Receive<D>,
     verify: bool,
-    unpacker: Unpacker,
+    storing: Crew<Storing<D>>,
     /// What was asked for and did not come yet.
     coming: VecDeque<Missing>,
     moved: Moved,
@@ -357,11 +360,13 @@ impl<D: Directory> Filling<'_, D> {
             self.ask(session, missing).await?;
         }
         self.store_until(session, 0).await?;
+        self.stored_until(0)?;
         while let Some(missing) = self.receive.next_repeat().await? {
             self.ask(session, missing).await?;
         }
         session.send(Message::WantedEnd).await?;
-        self.store_until(session, 0).await
+        self.store_until(session, 0).await?;
+        self.stored_until(0)
     }
 
     async fn ask(&mut self, session: &mut Session<'_>, missing: Missing) -> Result<()> {
@@ -379,13 +384,54 @@ impl<D: Directory> Filling<'_, D> {
     async fn store_until(&mut self, session: &mut Session<'_>, most: usize) -> Result<()> {
         while self.coming.len() > most {
             let Some(missing) = self.coming.front_mut() else { break };
-            let count = store_next(session, self.receive, &mut self.unpacker, missing).await?;
+            let next = next_clusters(session, missing).await?;
+            let count = next.slots.len() as u64;
             if missing.slots.is_empty() {
                 self.coming.pop_front();
             }
+            self.stored_until(STORED_BEHIND - 1)?;
+            self.storing.give(next).await;
             self.moved.done += count;
             self.moved.total = self.moved.total.max(self.moved.done);
             session.moved(self.moved);
+        }
+        Ok(())
+    }
+
+    /// Waits until no more than so many messages are still to be written.
+    fn stored_until(&mut self, most: usize) -> Result<()> {
+        while self.storing.count() > most {
+            self.storing.take()?;
+        }
+        Ok(())
+    }
+}
+
+/// Decompresses, compares with the hashes, and writes.
+struct Storing<D: Directory> {
+    writer: Writer<D>,
+    unpacker: Unpacker,
+}
+
+/// Clusters of an extent that came, and their hashes.
+struct Came {
+    index: u64,
+    slots: Vec<(usize, ContentHash)>,
+    data: Payload,
+}
+
+impl<D: Directory> Work for Storing<D> {
+    type Job = Came;
+    type Done = ();
+
+    async fn run(&mut self, came: Came) -> Result<()> {
+        let data = self.unpacker.unpack(came.data)?;
+        let mut at = 0;
+        for run in came.slots.chunk_by(|(one, _), (next, _)| one + 1 == *next) {
+            let hashes: Vec<ContentHash> = run.iter().map(|(_, hash)| *hash).collect();
+            let end = at + run.len() * CLUSTER_SIZE;
+            self.writer.write(came.index, run[0].0, &hashes, &data.slice(at..end)).await?;
+            at = end;
         }
         Ok(())
     }
@@ -408,31 +454,18 @@ async fn prove(
     }
 }
 
-/// Stores the next clusters of an extent that were asked for; returns how many came.
-async fn store_next<D: Directory>(
-    session: &mut Session<'_>,
-    receive: &Receive<D>,
-    unpacker: &mut Unpacker,
-    missing: &mut Missing,
-) -> Result<u64> {
+/// The next clusters of an extent that were asked for.
+async fn next_clusters(session: &mut Session<'_>, missing: &mut Missing) -> Result<Came> {
     let (index, first_slot, data) = match session.receive().await? {
         Message::Clusters { index, first_slot, data } => (index, first_slot, data),
         other => return Err(unexpected(&other, "Clusters")),
     };
-    let count = data.count();
-    let expected = missing.slots.get(..count).unwrap_or(&[]);
-    let in_order = expected.iter().zip(first_slot..).all(|((slot, _), next)| *slot == next);
-    if index != missing.index || expected.len() != count || !in_order {
+    let first = missing.slots.first().map(|(slot, _)| *slot);
+    if index != missing.index || first != Some(first_slot) || data.count() > missing.slots.len() {
         return Err(nonsense("clusters that were not asked for"));
     }
-    let hashes: Vec<ContentHash> = expected.iter().map(|(_, hash)| *hash).collect();
-    receive.write(index, first_slot, &hashes, &aligned(&unpacker.unpack(data)?)).await?;
-    missing.slots.drain(..count);
-    Ok(count as u64)
-}
-
-fn aligned(data: &[u8]) -> Buffer {
-    BufferMut::copy_of(data).freeze()
+    let slots = missing.slots.drain(..data.count()).collect();
+    Ok(Came { index, slots, data })
 }
 
 async fn told_digest(session: &mut Session<'_>) -> Result<ContentHash> {

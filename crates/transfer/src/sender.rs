@@ -1,5 +1,6 @@
 //! The side that has the image. It reads data only for what it sends, proves, or is asked to sample.
 
+use crate::crew::{Crew, Work};
 use crate::message::{CLUSTERS_MAX, Found, Message, Payload, SUMMARIES_MAX, SlotBits, nonsense};
 use crate::order::{Account, Moved, Order};
 use crate::payload::Packer;
@@ -9,7 +10,8 @@ use blockyard_block::{
     HashAlgorithm, Result, Segment, keyed_hash,
 };
 use blockyard_io::Directory;
-use blockyard_pool::{ExtentHashes, Pool, Volume};
+use blockyard_pool::{ExtentHashes, Pool, Reader, Volume};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +20,8 @@ const UNTRUSTED_WAIT: Duration = Duration::from_secs(600);
 const UNTRUSTED_LOOK: Duration = Duration::from_millis(200);
 /// A receiver may read what it has for this long before it asks for more: a second for so many bytes.
 const VERIFIED_EACH_SECOND: u64 = 16 << 20;
+/// Messages of clusters that are read and compressed before the first of them is sent.
+const MADE_AHEAD: usize = 4;
 /// Extents of which some clusters are sampled, at least, if there are so many; and how many clusters of each.
 const SAMPLES_MAX: usize = 64;
 const SAMPLE_CLUSTERS: usize = 16;
@@ -53,8 +57,8 @@ pub(crate) async fn send_image<D: Directory>(
     };
     if !order.quote {
         let proves = pool.identity().1 == HashAlgorithm::Sha1;
-        let mut packer = Packer::new(order.terms.compress)?;
-        account.clusters_sent = sending.send_wanted(session, &found, proves, &mut packer).await?;
+        account.clusters_sent =
+            sending.send_wanted(session, &found, proves, order.terms.compress).await?;
         // The receiver asks for more than it said only where what it had was of no use.
         account.clusters_damaged = account.clusters_sent.saturating_sub(found.missing());
         session.send(Message::Finish { digest }).await?;
@@ -186,13 +190,14 @@ impl<D: Directory> Sending<'_, D> {
         Ok(Lists::Sent)
     }
 
-    /// Answers what the receiver wants; returns how many clusters were sent.
+    /// Answers what the receiver wants; returns how many clusters were sent. Some are read and compressed ahead of those that
+    /// are being sent.
     async fn send_wanted(
         &mut self,
         session: &mut Session<'_>,
         found: &Found,
         proves: bool,
-        packer: &mut Packer,
+        compress: bool,
     ) -> Result<u64> {
         let mut moved = Moved {
             total: found.missing(),
@@ -200,24 +205,44 @@ impl<D: Directory> Sending<'_, D> {
             ..Moved::default()
         };
         session.moved(moved);
+        let make = || Ok(Making { source: self.source.reader(), packer: Packer::new(compress)? });
+        let mut crew = Crew::new(session.threads(), make)?;
+        let mut wanted = VecDeque::new();
+        let (mut places, mut ended) = (VecDeque::new(), false);
         loop {
-            let (index, slots) = match session.receive().await? {
-                Message::Wanted { index, slots } => (index, slots),
-                Message::Confirm { index, slots, key } if proves => {
+            let asked = match wanted.len() + crew.count() {
+                _ if ended => None,
+                0 => Some(session.receive().await?),
+                count if count < MADE_AHEAD => session.look()?,
+                _ => None,
+            };
+            match asked {
+                Some(Message::Wanted { index, slots }) => {
+                    self.sent = self.counted(self.sent, &slots)?;
+                    wanted.extend(batches(&slots).into_iter().map(|slots| (index, slots)));
+                }
+                Some(Message::Confirm { index, slots, key }) if proves => {
                     let hashes = self.prove(index, &slots, &key).await?;
                     session.send(Message::Proofs { index, hashes }).await?;
-                    continue;
                 }
-                Message::WantedEnd => return Ok(self.sent),
-                other => return Err(unexpected(&other, "Wanted")),
-            };
-            self.sent = self.counted(self.sent, &slots)?;
-            for (first_slot, count) in runs(&slots) {
-                let bytes = read_run(self.source, index, first_slot, count).await?;
-                let data = packer.pack(bytes);
-                session.send(Message::Clusters { index, first_slot, data }).await?;
-                moved.done += count as u64;
-                session.moved(moved);
+                Some(Message::WantedEnd) => ended = true,
+                Some(other) => return Err(unexpected(&other, "Wanted")),
+                None => {}
+            }
+            while crew.count() < MADE_AHEAD
+                && let Some((index, slots)) = wanted.pop_front()
+            {
+                places.push_back((index, slots[0]));
+                crew.give((index, slots)).await;
+            }
+            match (places.pop_front(), crew.take()?) {
+                (Some((index, first_slot)), Some(data)) => {
+                    moved.done += data.count() as u64;
+                    session.send(Message::Clusters { index, first_slot, data }).await?;
+                    session.moved(moved);
+                }
+                _ if ended => return Ok(self.sent),
+                _ => {}
             }
         }
     }
@@ -261,6 +286,31 @@ impl<D: Directory> Sending<'_, D> {
     }
 }
 
+/// Reads and compresses.
+struct Making<D: Directory> {
+    source: Reader<D>,
+    packer: Packer,
+}
+
+impl<D: Directory> Work for Making<D> {
+    type Job = (u64, Vec<usize>);
+    type Done = Payload;
+
+    async fn run(&mut self, (index, slots): (u64, Vec<usize>)) -> Result<Payload> {
+        let mut bytes = Vec::with_capacity(slots.len() * CLUSTER_SIZE);
+        for run in slots.chunk_by(|one, next| one + 1 == *next) {
+            append_run(&self.source, index, (run[0], run.len()), &mut bytes).await?;
+        }
+        Ok(self.packer.pack(bytes))
+    }
+}
+
+/// Wanted slots in order, at most so many that fit a message.
+fn batches(slots: &SlotBits) -> Vec<Vec<usize>> {
+    let slots: Vec<usize> = slots.iter().collect();
+    slots.chunks(CLUSTERS_MAX).map(<[usize]>::to_vec).collect()
+}
+
 /// Consecutive wanted slots, at most so many that fit a message.
 pub(crate) fn runs(slots: &SlotBits) -> Vec<(usize, usize)> {
     let mut runs: Vec<(usize, usize)> = Vec::new();
@@ -280,21 +330,32 @@ pub(crate) async fn read_run<D: Directory>(
     first_slot: usize,
     count: usize,
 ) -> Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(count * CLUSTER_SIZE);
+    append_run(&source.reader(), index, (first_slot, count), &mut bytes).await?;
+    Ok(bytes)
+}
+
+async fn append_run<D: Directory>(
+    source: &Reader<D>,
+    index: u64,
+    (first_slot, count): (usize, usize),
+    bytes: &mut Vec<u8>,
+) -> Result<()> {
     let offset = index
         .checked_mul(EXTENT_SIZE)
         .and_then(|start| start.checked_add((first_slot * CLUSTER_SIZE) as u64))
         .filter(|offset| *offset < source.size())
         .ok_or_else(|| nonsense("it wants what lies behind the end of the image"))?;
     let length = (source.size() - offset).min((count * CLUSTER_SIZE) as u64);
-    let mut bytes = Vec::with_capacity(count * CLUSTER_SIZE);
+    let end = bytes.len() + count * CLUSTER_SIZE;
     for segment in source.read(offset, length).await? {
         match segment {
             Segment::Data(data) => bytes.extend_from_slice(&data),
             Segment::Zeroes(zeros) => bytes.resize(bytes.len() + zeros as usize, 0),
         }
     }
-    bytes.resize(count * CLUSTER_SIZE, 0);
-    Ok(bytes)
+    bytes.resize(end, 0);
+    Ok(())
 }
 
 /// Tries again for a while if clusters are still to be hashed again (I8).

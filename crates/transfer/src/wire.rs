@@ -13,10 +13,16 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::error::{TryRecvError, TrySendError};
 
 /// Messages that wait to be sent, and to be taken: of at most 1 MiB each.
 pub(crate) const QUEUE: usize = 4;
+/// What may be on its way of a conversation before its other end takes it.
+pub(crate) const WINDOW_BYTES: u32 = 4 << 20;
+/// Frames of 16 KiB, which HTTP/2 has unless told otherwise, cost a system call each on both sides.
+pub(crate) const FRAME_BYTES: u32 = 256 << 10;
+/// Threads that read and compress, or decompress and write, beside each conversation.
+const THREADS: usize = 2;
 /// A peer that says nothing, or takes nothing, for this long is given up.
 const STALL: Duration = Duration::from_secs(60);
 /// A peer that only says that it still works is given up after this long. It may have to walk through all hashes
@@ -70,6 +76,7 @@ pub struct Wire {
     bytes_received: u64,
     stall: Duration,
     alive_max: Duration,
+    threads: usize,
 }
 
 /// The two ends of a wire within the process, driven by `runtime`.
@@ -127,9 +134,10 @@ impl Wire {
         incoming: mpsc::Receiver<Result<v1::Message>>,
     ) -> Wire {
         let clock = HostClock { runtime: runtime.clone(), started: Instant::now() };
-        Wire::with_clock(Arc::new(clock), outgoing, incoming)
+        Wire { threads: THREADS, ..Wire::with_clock(Arc::new(clock), outgoing, incoming) }
     }
 
+    /// Of another clock than the host's; it works in turn, with no threads, which no such clock could hold.
     pub(crate) fn with_clock(
         clock: Arc<dyn Clock>,
         outgoing: mpsc::Sender<v1::Message>,
@@ -143,6 +151,7 @@ impl Wire {
             bytes_received: 0,
             stall: STALL,
             alive_max: ALIVE_MAX,
+            threads: 0,
         }
     }
 
@@ -156,6 +165,12 @@ impl Wire {
     /// Other times after which a peer is given up that says nothing, or nothing but that it is alive.
     pub fn with_patience(self, stall: Duration, alive_max: Duration) -> Wire {
         Wire { stall, alive_max, ..self }
+    }
+
+    /// With other than the usual number of threads for the work beside it: with none, all is done in turn.
+    #[cfg(test)]
+    pub(crate) fn with_threads(self, threads: usize) -> Wire {
+        Wire { threads, ..self }
     }
 }
 
@@ -226,6 +241,11 @@ impl Session<'_> {
     /// Lets a peer be alive without saying more for this much longer.
     pub(crate) fn allow(&mut self, time: Duration) {
         self.wire.alive_max = self.wire.alive_max.saturating_add(time);
+    }
+
+    /// For the work beside it.
+    pub(crate) fn threads(&self) -> usize {
+        self.wire.threads
     }
 
     /// Whether it ended by no fault of what was asked: asked for again it may succeed.
@@ -309,24 +329,41 @@ impl Session<'_> {
             }
             self.check_pace_of_peer(asked)?;
             match within(&*self.wire.clock, LOOK, self.wire.incoming.recv()).await {
-                Some(Some(message)) => {
-                    let message = message.inspect_err(|_| self.cut = true)?;
-                    self.wire.bytes_received += message.encoded_len() as u64;
-                    match Message::decode(message)? {
-                        Message::Alive => heard = self.now(),
-                        Message::Failure { kind, message, again } => {
-                            self.cut = again;
-                            return Err(told(kind, &message));
-                        }
-                        message => {
-                            self.waited += self.since(asked);
-                            return Ok(message);
-                        }
+                Some(Some(message)) => match self.understand(message)? {
+                    Message::Alive => heard = self.now(),
+                    message => {
+                        self.waited += self.since(asked);
+                        return Ok(message);
                     }
-                }
+                },
                 Some(None) => return Err(self.hung_up()),
                 None => {}
             }
+        }
+    }
+
+    /// The next message, if one is there.
+    pub(crate) fn look(&mut self) -> Result<Option<Message>> {
+        self.check()?;
+        match self.wire.incoming.try_recv() {
+            Ok(message) => self
+                .understand(message)
+                .map(|it| Some(it).filter(|it| !matches!(it, Message::Alive))),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => Err(self.hung_up()),
+        }
+    }
+
+    /// A failure that the peer tells is an error here.
+    fn understand(&mut self, message: Result<v1::Message>) -> Result<Message> {
+        let message = message.inspect_err(|_| self.cut = true)?;
+        self.wire.bytes_received += message.encoded_len() as u64;
+        match Message::decode(message)? {
+            Message::Failure { kind, message, again } => {
+                self.cut = again;
+                Err(told(kind, &message))
+            }
+            message => Ok(message),
         }
     }
 

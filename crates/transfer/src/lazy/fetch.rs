@@ -5,7 +5,7 @@ use crate::message::{Message, SlotBits, nonsense};
 use crate::order::{Account, Caller, Direction, Failed, Moved, Order, call, end};
 use crate::payload::Unpacker;
 use crate::wire::{Session, Wire, unexpected};
-use blockyard_block::{BufferMut, ContentHash, EXTENT_CLUSTERS, ImageId, ImageName, Result};
+use blockyard_block::{ContentHash, EXTENT_CLUSTERS, ImageId, ImageName, Result};
 use blockyard_io::Directory;
 use blockyard_pool::{Fetch, Missing, PROFILE_RUN_CLUSTERS, Pool};
 use std::collections::VecDeque;
@@ -154,7 +154,7 @@ impl<D: Directory> Work<'_, D> {
         let count = match session.receive().await? {
             Message::Clusters { index, first_slot, data } => {
                 let hashes = next_hashes(expected, index, first_slot, data.count())?;
-                let data = BufferMut::copy_of(&self.unpacker.unpack(data)?).freeze();
+                let data = self.unpacker.unpack(data)?;
                 let kept = self.pool.keep_fetched(image, index, first_slot, &hashes, &data);
                 kept.await?;
                 hashes.len()
