@@ -264,7 +264,7 @@ fn a_call_that_is_given_up_after_another_brought_the_image_leaves_no_part_of_it(
         late.leave(2).await;
         assert_eq!(pool.left_images(), []);
         // Where it did not come, the part is of use.
-        let mut cut = pool.begin_receive(&name("not there"), told.size, 1).await.unwrap();
+        let mut cut = pool.begin_receive(&name("elsewhere"), told.size, 1).await.unwrap();
         fill(&mut cut, &told).await;
         cut.leave(2).await;
         assert_eq!(pool.left_images().len(), 1);
