@@ -100,11 +100,6 @@ pub(super) const BREAKS: &[Break] = &[
         what: "a cluster that came over the wire is stored without comparing its hash",
     },
     Break {
-        name: "I9-digest-unchecked",
-        rule: "I9",
-        what: "a received image is shown without comparing its digest",
-    },
-    Break {
         name: "I10-no-reclaim",
         rule: "I10",
         what: "a write fails for lack of space while equal clusters are left",
@@ -176,7 +171,6 @@ pub(super) const SEEN_BY_PROCESSES: &[&str] = &["I13-no-fence"];
 /// The breaks that take two pools and a bad line between them: the simulation of transfers judges them.
 pub(super) const SEEN_BY_TRANSFERS: &[&str] = &[
     "I9-receive-unchecked",
-    "I9-digest-unchecked",
     "I16-keep-unchecked",
     "I16-release-early",
     "I16-let-go-unasked",

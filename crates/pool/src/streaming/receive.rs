@@ -371,7 +371,7 @@ impl<D: Directory> Receive<D> {
         self.lookup.remove_files().await;
         self.remove_parts();
         let found = self.pool.digest_of(self.volume.id()).await?;
-        if found != digest && !blockyard_io::broken("I9-digest-unchecked") {
+        if found != digest {
             let message = format!(
                 "what arrived has the digest {found}, the source's image {digest}: it is not kept"
             );
