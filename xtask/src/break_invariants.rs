@@ -10,7 +10,7 @@ mod simulation;
 mod source;
 
 use crate::{Unclear, cargo, repository, target_directory};
-use breaks::{BREAKS, Break, SEEN_BY_PROCESSES, SEEN_BY_REAL};
+use breaks::{BREAKS, Break, SEEN_BY_PROCESSES, SEEN_BY_REAL, SEEN_BY_TRANSFERS};
 use simulation::{Simulation, Verdict};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -59,12 +59,17 @@ pub(crate) fn run(arguments: &[String]) -> Result<bool, Unclear> {
     }
     let (by_processes, by_simulation): (Vec<&Break>, Vec<&Break>) =
         chosen.into_iter().partition(|entry| SEEN_BY_PROCESSES.contains(&entry.name));
+    let (by_transfers, by_simulation): (Vec<&Break>, Vec<&Break>) =
+        by_simulation.into_iter().partition(|entry| SEEN_BY_TRANSFERS.contains(&entry.name));
     let mut caught = true;
     if !by_processes.is_empty() {
         caught &= try_before(&processes()?, &by_processes)?;
     }
     if !by_simulation.is_empty() {
-        caught &= try_before(&build(request.seeds)?, &by_simulation)?;
+        caught &= try_before(&build(request.seeds, &[])?, &by_simulation)?;
+    }
+    if !by_transfers.is_empty() {
+        caught &= try_before(&build(request.seeds, &["--transfers"])?, &by_transfers)?;
     }
     Ok(caught)
 }
@@ -135,7 +140,7 @@ fn agree(breaks: &[Break], asked: &BTreeSet<String>) -> Result<(), Unclear> {
 }
 
 /// In a target directory of its own: no other build may ever pick up a breakable engine.
-fn build(seeds: u64) -> Result<Simulation, Unclear> {
+fn build(seeds: u64, played: &[&str]) -> Result<Simulation, Unclear> {
     let target = target_directory().join("break-invariants");
     let status = cargo()
         .args(["build", "--release", "--package", "blockyard-sim"])
@@ -146,7 +151,8 @@ fn build(seeds: u64) -> Result<Simulation, Unclear> {
     if !status.success() {
         return Err("the breakable simulation does not build".into());
     }
-    let arguments = vec!["--seeds".to_owned(), format!("0..{seeds}")];
+    let mut arguments: Vec<String> = played.iter().map(|word| (*word).to_owned()).collect();
+    arguments.extend(["--seeds".to_owned(), format!("0..{seeds}")]);
     Simulation::new(target.join("release/blockyard-sim"), arguments, target.join("log"), TIME_LIMIT)
 }
 

@@ -63,7 +63,9 @@ pub use query::root_hash;
 pub use reclaim::{Reclaim, ReclaimOptions};
 pub use scrub::Scrub;
 pub use sharing::{DiffRun, DiffState, Sharing};
-pub use streaming::{ExtentHashes, FoundHere, LeftImage, Lookup, Missing, Receive, Working};
+pub use streaming::{
+    ExtentHashes, FoundHere, LeftImage, Lookup, Missing, Reader, Receive, Working, Writer,
+};
 pub use types::{
     Client, Contents, CreateOptions, Damage, ImageInfo, ImageKind, MapRun, MapState, OpenOptions,
     PoolId, PoolStatus,

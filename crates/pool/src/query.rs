@@ -85,7 +85,13 @@ impl<D: Directory> Pool<D> {
     pub(crate) async fn known_slots(&self, extent: &Extent) -> Result<Vec<Option<Known>>> {
         let mut known = vec![None; EXTENT_CLUSTERS];
         let mut copies = HashCopies::default();
-        for (slot, length, target) in extent.runs() {
+        let mut runs: Vec<_> = extent.runs().collect();
+        // Each block of the hash table is read once, however often references go to and fro.
+        runs.sort_unstable_by_key(|(_, _, target)| match target {
+            Slot::Data(first) => first.0,
+            Slot::Zero | Slot::Reserved(_) => 0,
+        });
+        for (slot, length, target) in runs {
             let Slot::Data(first) = target else { continue };
             for step in 0..length {
                 let cluster = first.offset_by(step as u64);

@@ -10,6 +10,7 @@
 //! *What was looked up is a hint.* When the reference is made, under the lock, the cluster must be shown as
 //! data by some extent, trusted, unwatched by no one's write, and of the very hash (I6, I8).
 
+mod beside;
 mod hashes;
 mod lazily;
 mod left;
@@ -19,6 +20,7 @@ mod source;
 mod take;
 mod verify;
 
+pub use beside::{Reader, Writer};
 pub use hashes::ExtentHashes;
 pub use left::LeftImage;
 pub use lookup::{Lookup, Working};

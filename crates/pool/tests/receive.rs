@@ -249,3 +249,24 @@ fn lies_are_refused_and_leave_nothing() {
     machine.pass(&pool, 1_000);
     assert_eq!(pool.status().unwrap().bytes_physical, 0);
 }
+
+#[test]
+fn a_call_that_is_given_up_after_another_brought_the_image_leaves_no_part_of_it() {
+    let told = told_by(HashAlgorithm::Blake3, 4 * EXTENT, parts());
+    let mut machine = Machine::new(7);
+    let pool = machine.open();
+    machine.run(async move {
+        let mut late = pool.begin_receive(&name("there"), told.size, 1).await.unwrap();
+        fill(&mut late, &told).await;
+        let mut next = pool.begin_receive(&name("there"), told.size, 1).await.unwrap();
+        fill(&mut next, &told).await;
+        next.finish(told.digest).await.unwrap();
+        late.leave(2).await;
+        assert_eq!(pool.left_images(), []);
+        // Where it did not come, the part is of use.
+        let mut cut = pool.begin_receive(&name("elsewhere"), told.size, 1).await.unwrap();
+        fill(&mut cut, &told).await;
+        cut.leave(2).await;
+        assert_eq!(pool.left_images().len(), 1);
+    });
+}

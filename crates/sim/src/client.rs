@@ -5,9 +5,10 @@
 use crate::content::{SECTOR, Tag};
 use crate::context::{Context, SimVolume};
 use crate::model::{Rule, SharedImage, Value};
+use crate::report::Count;
 use blockyard_block::{
-    AllocationState, BlockDevice, Buffer, BufferMut, CLUSTER_SIZE, EXTENT_SIZE, Error, Segment,
-    ZeroOptions,
+    AllocationState, BlockDevice, Buffer, BufferMut, CLUSTER_SIZE, EXTENT_SIZE, Error, ErrorKind,
+    Segment, ZeroOptions,
 };
 use blockyard_pool::Client as PoolClient;
 use std::future::Future;
@@ -53,6 +54,24 @@ impl Client {
             }
             if let Some(opened) = &opened {
                 self.request(opened).await;
+            }
+        }
+    }
+
+    /// The same, with images as they are.
+    pub(crate) async fn run_requests(self, operations: u64) {
+        let mut opened: Option<Opened> = None;
+        for _ in 0..operations {
+            if self.context.violation().is_some() {
+                return;
+            }
+            if self.context.one_in(4) || opened.as_ref().is_some_and(|opened| !opened.usable()) {
+                opened = None;
+            }
+            opened = opened.or_else(|| self.open());
+            if let Some(opened) = &opened {
+                self.request(opened).await;
+                self.context.next_sequence();
             }
         }
     }
@@ -327,7 +346,11 @@ impl Client {
 
     /// An image that is being removed or resized may refuse anything.
     fn judge(&self, opened: &Opened, what: &str, error: &Error) {
-        if opened.usable() {
+        let lazy = opened.image.borrow().lazy && error.kind() != ErrorKind::NoSpace;
+        if lazy {
+            self.context.note(Count::LazyFailures);
+        }
+        if opened.usable() && !lazy {
             self.context.judge_error(format_args!("{what} (client {})", self.number), error);
         } else {
             self.context.trace(format_args!("{what}: refused: {error}"));

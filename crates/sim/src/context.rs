@@ -27,10 +27,16 @@ pub(crate) struct Context {
     violation: RefCell<Option<String>>,
     /// Failures were injected since the last crash, so requests may fail.
     pub(crate) faulty: Cell<bool>,
+    /// The pool is about to be closed: it may refuse requests.
+    pub(crate) closing: Cell<bool>,
     /// Milliseconds of simulated time.
     pub(crate) now_ms: Cell<u64>,
     /// What the origins of lazy images have, by what names them.
     pub(crate) origins: RefCell<BTreeMap<Vec<u8>, Rc<Origin>>>,
+    /// They are other pools, which may be out of reach.
+    pub(crate) origins_apart: bool,
+    /// Before each line of the trace.
+    label: &'static str,
     verbose: bool,
     sequence: Cell<u64>,
     digest: Cell<u64>,
@@ -46,12 +52,26 @@ impl Context {
             pool: RefCell::default(),
             violation: RefCell::default(),
             faulty: Cell::new(false),
+            closing: Cell::new(false),
             now_ms: Cell::new(0),
             origins: RefCell::default(),
+            origins_apart: false,
+            label: "",
             verbose,
             sequence: Cell::new(0),
             digest: Cell::new(0xCBF2_9CE4_8422_2325),
         }
+    }
+
+    /// One of several pools.
+    pub(crate) fn of_site(
+        world: &SimWorld,
+        scenario: Scenario,
+        verbose: bool,
+        label: &'static str,
+    ) -> Context {
+        let alone = Context::new(world, scenario, verbose);
+        Context { origins_apart: true, label, ..alone }
     }
 
     pub(crate) fn below(&self, bound: u64) -> u64 {
@@ -97,7 +117,7 @@ impl Context {
         let mix = |digest: u64, byte: u8| (digest ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3);
         self.digest.set(what.bytes().fold(self.digest.get(), mix));
         if self.verbose {
-            println!("{:>8} ms  {what}", self.now_ms.get());
+            println!("{:>8} ms  {}{what}", self.now_ms.get(), self.label);
         }
     }
 
@@ -151,6 +171,7 @@ impl Context {
                 self.faulty.get() || self.scenario.is_tight() && !self.space_is_coming()
             }
             ErrorKind::Corrupt => false,
+            ErrorKind::ShutDown if self.closing.get() => true,
             _ => self.faulty.get(),
         };
         if !excused {

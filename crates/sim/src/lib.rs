@@ -26,12 +26,14 @@ mod report;
 mod rot;
 mod run;
 mod scenario;
+mod transfers;
 mod verify;
 mod world;
 
 pub use executor::{Executor, Task};
 pub use fault::{Counters, Fault, FaultError, OperationKind};
 pub use handle::{SimDirectory, SimDisk, SimMapped};
-pub use report::{Count, Totals};
+pub use report::{Count, Play, Totals};
 pub use run::{Outcome, run_seed};
+pub use transfers::run_transfers;
 pub use world::SimWorld;

@@ -104,13 +104,17 @@ impl Client {
 
     async fn remove(&self) {
         let Some(image) = self.any_image() else { return };
+        self.remove_image(&image).await;
+    }
+
+    pub(crate) async fn remove_image(&self, image: &SharedImage) {
         self.context.next_sequence();
         let (name, force) = (image.borrow().name.clone(), self.context.one_in(2));
         let what = format!("client {} remove {name}, force {force}", self.number);
         image.borrow_mut().disturb();
         let start = self.begin(&what, Change::Remove { name: name.clone() });
         let answer = self.context.pool().remove_image(&image_name(&name), force).await;
-        self.conclude_managed(&what, start, Count::Removals, answer, &image);
+        self.conclude_managed(&what, start, Count::Removals, answer, image);
     }
 
     async fn resize(&self) {

@@ -9,7 +9,7 @@ mod image;
 mod sector;
 
 pub(crate) use image::{ImageModel, Ticket};
-pub(crate) use sector::{Rule, Value};
+pub(crate) use sector::{Rule, Value, Version};
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

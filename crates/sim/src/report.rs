@@ -47,6 +47,25 @@ pub enum Count {
     LazyReceives,
     ClustersFetched,
     LazyFilled,
+    Messages,
+    MessagesLate,
+    MessagesLost,
+    MessagesChanged,
+    ClustersChanged,
+    LinesCut,
+    Pushes,
+    Pulls,
+    LazyPulls,
+    TransfersCut,
+    Continued,
+    TransfersResumed,
+    TransfersFailed,
+    TransfersCancelled,
+    Fetches,
+    Holds,
+    Releases,
+    PartsLeft,
+    LazyFailures,
 }
 
 impl Count {
@@ -91,15 +110,75 @@ impl Count {
         (Count::ClustersFetched, "clusters fetched"),
         (Count::LazyFilled, "lazy images filled"),
     ];
+
+    /// What happens when images move between two pools.
+    const OF_TRANSFERS: [(Count, &str); 34] = [
+        (Count::Operations, "operations"),
+        (Count::Kills, "kills"),
+        (Count::PowerCuts, "power cuts"),
+        (Count::CleanShutdowns, "clean shutdowns"),
+        (Count::TornWrites, "torn writes"),
+        (Count::LostWrites, "lost writes"),
+        (Count::InjectedFailures, "injected failures"),
+        (Count::FailedSyncs, "failed syncs"),
+        (Count::Creations, "creations"),
+        (Count::Removals, "removals"),
+        (Count::HashesChecked, "hashes checked"),
+        (Count::SectorsChecked, "sectors checked"),
+        (Count::Checks, "checks of closed pools"),
+        (Count::Messages, "messages that crossed"),
+        (Count::MessagesLate, "messages that were late"),
+        (Count::MessagesLost, "messages that were lost"),
+        (Count::MessagesChanged, "messages of which a bit flipped"),
+        (Count::ClustersChanged, "of these, clusters"),
+        (Count::LinesCut, "lines that were cut"),
+        (Count::Pushes, "pushes done"),
+        (Count::Pulls, "pulls done"),
+        (Count::LazyPulls, "lazy pulls done"),
+        (Count::TransfersCut, "transfers cut off"),
+        (Count::Continued, "pushes that went on where they were cut off"),
+        (Count::TransfersResumed, "transfers that went on after a crash"),
+        (Count::TransfersFailed, "transfers that failed"),
+        (Count::TransfersCancelled, "transfers cancelled"),
+        (Count::PartsLeft, "parts left at the end"),
+        (Count::Fetches, "fetches begun"),
+        (Count::ClustersFetched, "clusters fetched"),
+        (Count::LazyFilled, "lazy images filled"),
+        (Count::LazyFailures, "requests that the origin failed"),
+        (Count::Holds, "snapshots held for dependants"),
+        (Count::Releases, "snapshots let go"),
+    ];
+}
+
+/// What a run plays.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Play {
+    /// One pool and its clients.
+    #[default]
+    Engine,
+    /// Images that move between two pools.
+    Transfers,
 }
 
 /// What one or more runs did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Totals {
+    play: Play,
     counts: BTreeMap<Count, u64>,
 }
 
 impl Totals {
+    pub fn of(play: Play) -> Totals {
+        Totals { play, ..Totals::default() }
+    }
+
+    fn told(&self) -> &'static [(Count, &'static str)] {
+        match self.play {
+            Play::Engine => &Count::ALL,
+            Play::Transfers => &Count::OF_TRANSFERS,
+        }
+    }
+
     pub fn get(&self, count: Count) -> u64 {
         self.counts.get(&count).copied().unwrap_or(0)
     }
@@ -127,13 +206,13 @@ impl Totals {
     /// Names of counts that are zero; over many seeds there must be none.
     pub fn missing(&self) -> Vec<&'static str> {
         let zero = |(count, _): &&(Count, _)| self.get(*count) == 0;
-        Count::ALL.iter().filter(zero).map(|(_, name)| *name).collect()
+        self.told().iter().filter(zero).map(|(_, name)| *name).collect()
     }
 }
 
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Count::ALL
+        self.told()
             .iter()
             .try_for_each(|(count, name)| writeln!(f, "{:>12} {name}", self.get(*count)))
     }

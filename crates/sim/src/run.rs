@@ -81,15 +81,7 @@ impl Run {
     }
 
     fn make_pool(&mut self) -> Result<(), String> {
-        let directory = self.context.world.directory();
-        let options = self.context.scenario.create_options();
-        self.context.world.set_capacity(self.context.scenario.disk_bytes);
-        let made = self.finish(async move {
-            let at = |error| Error::io("making data", error);
-            let data = directory.create("data").await.map_err(at)?;
-            directory.sync().await.map_err(at)?;
-            Pool::create(&directory, &data, &options).await
-        })?;
+        let made = self.finish(make_pool(Rc::clone(&self.context)))?;
         made.map_err(|error| format!("the pool was not made: {error}"))
     }
 
@@ -296,31 +288,8 @@ impl Run {
         self.context.below(100) < share
     }
 
-    /// Makes one to three of the next operations fail.
     fn arm_faults(&self, within: u64) {
-        const KINDS: [Option<OperationKind>; 8] = [
-            None,
-            Some(OperationKind::Read),
-            Some(OperationKind::Write),
-            Some(OperationKind::Sync),
-            Some(OperationKind::Allocate),
-            Some(OperationKind::Punch),
-            Some(OperationKind::Create),
-            Some(OperationKind::SyncDirectory),
-        ];
-        for _ in 0..1 + self.context.below(3) {
-            let error =
-                if self.context.one_in(3) { FaultError::StorageFull } else { FaultError::Io };
-            let fault = Fault {
-                kind: KINDS[self.context.below(KINDS.len() as u64) as usize],
-                name_contains: String::new(),
-                nth: 1 + self.context.below(within),
-                error,
-            };
-            self.context.trace(format_args!("to come: {fault:?}"));
-            self.context.world.fail(fault);
-        }
-        self.context.faulty.set(true);
+        arm_faults(&self.context, within);
     }
 
     /// Runs a future of the harness to its end.
@@ -382,8 +351,34 @@ impl Run {
     }
 }
 
+/// Makes one to three of the next operations fail.
+pub(crate) fn arm_faults(context: &Context, within: u64) {
+    const KINDS: [Option<OperationKind>; 8] = [
+        None,
+        Some(OperationKind::Read),
+        Some(OperationKind::Write),
+        Some(OperationKind::Sync),
+        Some(OperationKind::Allocate),
+        Some(OperationKind::Punch),
+        Some(OperationKind::Create),
+        Some(OperationKind::SyncDirectory),
+    ];
+    for _ in 0..1 + context.below(3) {
+        let error = if context.one_in(3) { FaultError::StorageFull } else { FaultError::Io };
+        let fault = Fault {
+            kind: KINDS[context.below(KINDS.len() as u64) as usize],
+            name_contains: String::new(),
+            nth: 1 + context.below(within),
+            error,
+        };
+        context.trace(format_args!("to come: {fault:?}"));
+        context.world.fail(fault);
+    }
+    context.faulty.set(true);
+}
+
 /// The engine's own check, of a pool as a crash left it.
-async fn check_pool(context: Rc<Context>) -> Result<(), String> {
+pub(crate) async fn check_pool(context: Rc<Context>) -> Result<(), String> {
     let world = &context.world;
     let directory = world.directory();
     let data = directory.open("data").await.map_err(|error| format!("opening data: {error}"))?;
@@ -399,7 +394,17 @@ async fn check_pool(context: Rc<Context>) -> Result<(), String> {
     }
 }
 
-async fn open_pool(context: Rc<Context>) -> Result<Arc<SimPool>, Error> {
+pub(crate) async fn make_pool(context: Rc<Context>) -> Result<(), Error> {
+    let directory = context.world.directory();
+    let options = context.scenario.create_options();
+    context.world.set_capacity(context.scenario.disk_bytes);
+    let at = |error| Error::io("making data", error);
+    let data = directory.create("data").await.map_err(at)?;
+    directory.sync().await.map_err(at)?;
+    Pool::create(&directory, &data, &options).await
+}
+
+pub(crate) async fn open_pool(context: Rc<Context>) -> Result<Arc<SimPool>, Error> {
     let world = &context.world;
     let directory = world.directory();
     let data = directory.open("data").await.map_err(|error| Error::io("opening data", error))?;

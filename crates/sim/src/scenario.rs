@@ -66,6 +66,24 @@ impl Scenario {
         }
     }
 
+    /// Small images and pools with room: what is attacked is elsewhere.
+    pub(crate) fn for_transfers(self) -> Scenario {
+        Scenario {
+            image_size_max: self.image_size_max.min(5 * EXTENT_SIZE / 2),
+            capacity_bytes: None,
+            disk_bytes: None,
+            one_in_equal: self.one_in_equal.min(6),
+            ..self
+        }
+    }
+
+    /// The pace of another machine.
+    pub(crate) fn draw_pace(&mut self, world: &SimWorld) {
+        let pick = |choices: &[u64]| choices[world.random_below(choices.len() as u64) as usize];
+        self.region_cool_ms = pick(&[1, 50, 500, 2_000]);
+        self.commit_interval_ms = pick(&[50, 500, 5_000]);
+    }
+
     pub(crate) fn create_options(&self) -> CreateOptions {
         CreateOptions {
             id: PoolId([7; 16]),

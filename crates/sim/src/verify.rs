@@ -52,10 +52,20 @@ pub(crate) async fn verify_after_open(
             Survival::Acknowledged => Rule::Cache { since },
             Survival::Flushed => image.borrow().medium_rule(),
         };
+        if is_lazy(&context, &image) && context.origins_apart {
+            image.borrow_mut().survive(rule);
+            continue;
+        }
         let found = verify_image(&context, &image, rule).await?;
         image.borrow_mut().settle(found.values);
     }
     judge(&context).await
+}
+
+/// Whether its origin is needed to read it.
+fn is_lazy(context: &Context, image: &SharedImage) -> bool {
+    let info = context.pool().image(&image_name(&image.borrow().name));
+    info.is_ok_and(|info| context.pool().is_lazy(info.id))
 }
 
 /// Compares the whole pool with the model while no request is in flight.

@@ -22,18 +22,18 @@ pub struct Authority {
 impl Authority {
     /// One certificate or several, as PEM.
     pub fn from_pem(pem: &str) -> Result<Authority> {
-        let broken = |error: String| {
+        let spoilt = |error: String| {
             let message =
                 format!("the certificate of the authority for peers cannot be used: {error}");
             Error::new(ErrorKind::InvalidArgument, message)
         };
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-            let certificate = certificate.map_err(|error| broken(error.to_string()))?;
-            roots.add(certificate).map_err(|error| broken(error.to_string()))?;
+            let certificate = certificate.map_err(|error| spoilt(error.to_string()))?;
+            roots.add(certificate).map_err(|error| spoilt(error.to_string()))?;
         }
         match roots.is_empty() {
-            true => Err(broken("there is none in the file".to_owned())),
+            true => Err(spoilt("there is none in the file".to_owned())),
             false => Ok(Authority { roots: Arc::new(roots) }),
         }
     }

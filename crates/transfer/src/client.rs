@@ -6,12 +6,12 @@ use crate::message::MESSAGE_BYTES_MAX;
 use crate::tls::client_config;
 use crate::v1;
 use crate::v1::transfer_client::TransferClient;
-use crate::wire::{QUEUE, Wire};
+use crate::wire::{FRAME_BYTES, QUEUE, WINDOW_BYTES, Wire};
 use blockyard_block::{Error, ErrorKind, Result};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, CertificateError};
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -135,6 +135,19 @@ impl AsyncWrite for Watched {
         self.note(polled)
     }
 
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        self.note(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_flush(context);
         self.note(polled)
@@ -156,6 +169,9 @@ async fn over(stream: Watched) -> Result<Channel, tonic::transport::Error> {
     Endpoint::from_static("http://blockyard")
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES)
         .connect_with_connector(connector)
         .await
 }

@@ -8,6 +8,7 @@ use crate::allowed::Allowed;
 use crate::lazy::NoOrigins;
 use crate::message::Message;
 use crate::order::{Account, Failed, Unwatched, answer};
+use crate::v1;
 use crate::wire::{Session, Wire, wire_pair};
 use blockyard_block::{BlockDevice, Buffer, HashAlgorithm, ImageName, Result};
 use blockyard_io::{HostDirectory, HostDisk, HostOptions, MappedFile, block_on};
@@ -132,27 +133,45 @@ pub(crate) fn image(name: &str) -> ImageName {
     ImageName::parse(name).unwrap()
 }
 
+/// A session of a thread that says what a test wants.
+pub(crate) struct Peer<'a>(Session<'a>);
+
+impl Peer<'_> {
+    pub(crate) fn send(&mut self, message: Message) -> Result<()> {
+        block_on(self.0.send(message))
+    }
+
+    pub(crate) fn send_raw(&mut self, message: v1::Message) {
+        block_on(self.0.send_raw(message));
+    }
+
+    pub(crate) fn receive(&mut self) -> Result<Message> {
+        block_on(self.0.receive())
+    }
+}
+
 /// What `pool` makes of a caller that says what `fake` says; whoever may call may do everything.
 pub(crate) fn called(
     pool: &Arc<HostPool>,
     patience: (Duration, Duration),
-    fake: impl FnOnce(&mut Session<'_>) + Send,
+    fake: impl FnOnce(&mut Peer<'_>) + Send,
 ) -> Result<Account, Failed> {
     let allowed = Allowed { push: true, pull: true, images: Vec::new() };
-    converse(patience, |wire| answer(wire, pool, &allowed, 1, &Unwatched, |_| {}, &NoOrigins), fake)
+    let side = |wire| block_on(answer(wire, pool, &allowed, 1, &Unwatched, |_| {}, &NoOrigins));
+    converse(patience, side, fake)
 }
 
 /// What came of `side` speaking to `fake`.
 pub(crate) fn converse<T>(
     (stall, alive_max): (Duration, Duration),
     side: impl FnOnce(Wire) -> Result<T, Failed>,
-    fake: impl FnOnce(&mut Session<'_>) + Send,
+    fake: impl FnOnce(&mut Peer<'_>) + Send,
 ) -> Result<T, Failed> {
     let runtime = Runtime::new().unwrap();
     let (ours, theirs) = wire_pair(runtime.handle());
     thread::scope(|scope| {
         scope.spawn(move || {
-            let mut session = Session::new(theirs, &Unwatched);
+            let mut session = Peer(Session::new(theirs, &Unwatched));
             fake(&mut session);
             // It stays on the line until the other side has ended.
             while session.receive().is_ok() {}
@@ -162,7 +181,7 @@ pub(crate) fn converse<T>(
 }
 
 /// The greeting of a caller with this pool's hash, and its order.
-pub(crate) fn greet(session: &mut Session<'_>, order: crate::order::Order) {
+pub(crate) fn greet(session: &mut Peer<'_>, order: crate::order::Order) {
     let hello =
         Message::Hello { version: crate::VERSION, hash: "blake3".to_owned(), pool: [9; 16] };
     session.send(hello).unwrap();

@@ -7,7 +7,7 @@ use crate::order::{Account, Caller, Failed, Terms, Unwatched, answer, pull, push
 use crate::v1;
 use crate::wire::Wire;
 use blockyard_block::{Error, ErrorKind, ImageName};
-use blockyard_io::Directory;
+use blockyard_io::{Directory, block_on};
 use blockyard_pool::{Pool, Volume};
 use prost::Message as _;
 use std::sync::Arc;
@@ -55,9 +55,9 @@ pub fn hear<D: Directory>(
     match side {
         Side::Called => {
             let allowed = Allowed { push: true, pull: true, images: Vec::new() };
-            answer(wire, pool, &allowed, 1, &Unwatched, |_| {}, &NoOrigins)
+            block_on(answer(wire, pool, &allowed, 1, &Unwatched, |_| {}, &NoOrigins))
         }
-        Side::Pushes(source) => push(wire, &caller, source, &ImageName::parse("there")?),
-        Side::Pulls(target) => pull(wire, &caller, target, target),
+        Side::Pushes(source) => block_on(push(wire, &caller, source, &ImageName::parse("there")?)),
+        Side::Pulls(target) => block_on(pull(wire, &caller, target, target)),
     }
 }

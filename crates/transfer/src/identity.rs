@@ -113,14 +113,14 @@ impl Identity {
 
     /// One that an authority has signed: its certificate first, then those between, and the key, as PEM.
     pub fn from_chain(certificates: &str, key: &str) -> Result<Identity> {
-        let broken = |what: &str, error: rustls::pki_types::pem::Error| {
+        let spoilt = |what: &str, error: rustls::pki_types::pem::Error| {
             Error::new(ErrorKind::InvalidArgument, format!("{what} cannot be read: {error}"))
         };
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
-            .map_err(|error| broken("the key for peers", error))?;
+            .map_err(|error| spoilt("the key for peers", error))?;
         let mut chain = CertificateDer::pem_slice_iter(certificates.as_bytes())
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| broken("the certificate for peers", error))?
+            .map_err(|error| spoilt("the certificate for peers", error))?
             .into_iter();
         let Some(certificate) = chain.next() else {
             return Err(Error::new(

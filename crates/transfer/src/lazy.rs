@@ -2,8 +2,10 @@
 //! dependant made; the dependant fetches clusters of it, checks each, and lets go at the end.
 
 mod fetch;
+mod keeping;
 
 pub use fetch::{Fetched, Fetching, fetch};
+pub use keeping::{LetGo, hold_for_dependant, not_needed};
 
 use crate::message::{Message, nonsense};
 use crate::order::{Account, Caller, Direction, Failed, Order, call, end};
@@ -15,6 +17,8 @@ use blockyard_block::{Error, ErrorKind, ImageName, Result};
 use blockyard_io::Directory;
 use blockyard_pool::{Pool, Volume};
 use std::fmt;
+use std::future::{Future, ready};
+use std::pin::Pin;
 use std::sync::Arc;
 
 /// Made by the dependant, at random: one for each image that it pulls lazily.
@@ -42,38 +46,42 @@ impl fmt::Display for DependantId {
     }
 }
 
+/// What is done for a dependant, once it is.
+pub type Kept<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + 'a>>;
+
 /// What this pool keeps for the dependants of one peer.
 pub trait Origins<D: Directory> {
     /// Keeps the image as it is now for a dependant, durably, in place of what was kept for it before.
-    fn hold(&self, image: &ImageName, dependant: DependantId) -> Result<Volume<D>>;
+    fn hold<'a>(&'a self, image: &'a ImageName, dependant: DependantId) -> Kept<'a, Volume<D>>;
 
     /// What is kept for it, and where that is read first. `NotFound` if nothing is kept.
     fn open(&self, image: &ImageName, dependant: DependantId) -> Result<(Volume<D>, Vec<u32>)>;
 
     /// Keeps it no more. Not an error if nothing is kept.
-    fn let_go(&self, dependant: DependantId) -> Result<()>;
+    fn let_go(&self, dependant: DependantId) -> Kept<'_, ()>;
 }
 
 /// Keeps nothing.
 pub struct NoOrigins;
 
 impl<D: Directory> Origins<D> for NoOrigins {
-    fn hold(&self, _image: &ImageName, _dependant: DependantId) -> Result<Volume<D>> {
-        Err(Error::new(ErrorKind::Unsupported, "nothing is kept for dependants here"))
+    fn hold<'a>(&'a self, _image: &'a ImageName, _dependant: DependantId) -> Kept<'a, Volume<D>> {
+        let error = Error::new(ErrorKind::Unsupported, "nothing is kept for dependants here");
+        Box::pin(ready(Err(error)))
     }
 
     fn open(&self, _image: &ImageName, _dependant: DependantId) -> Result<(Volume<D>, Vec<u32>)> {
         Err(Error::new(ErrorKind::NotFound, "nothing is kept for dependants here"))
     }
 
-    fn let_go(&self, _dependant: DependantId) -> Result<()> {
-        Ok(())
+    fn let_go(&self, _dependant: DependantId) -> Kept<'_, ()> {
+        Box::pin(ready(Ok(())))
     }
 }
 
 /// Makes the image `target` of the peer's `source`, to be opened at once: what is missing is fetched later. `origin` is
 /// kept with it.
-pub fn pull_lazily<D: Directory>(
+pub async fn pull_lazily<D: Directory>(
     wire: Wire,
     caller: &Caller<'_, D>,
     source: &ImageName,
@@ -87,13 +95,15 @@ pub fn pull_lazily<D: Directory>(
     let mut session = Session::new(wire, caller.progress);
     let now_unix_s = caller.now_unix_s;
     let receiver = Receiver { pool: caller.pool, name: target, now_unix_s, origin: Some(origin) };
-    let done = call(&mut session, caller.pool, order.clone())
-        .and_then(|()| receive_image(&mut session, &receiver, &order));
-    end(&mut session, done)
+    let done = match call(&mut session, caller.pool, order.clone()).await {
+        Ok(()) => receive_image(&mut session, &receiver, &order).await,
+        Err(error) => Err(error),
+    };
+    end(&mut session, done).await
 }
 
 /// Lets go of what a peer keeps for a dependant.
-pub fn release<D: Directory>(
+pub async fn release<D: Directory>(
     wire: Wire,
     caller: &Caller<'_, D>,
     source: &ImageName,
@@ -101,15 +111,19 @@ pub fn release<D: Directory>(
 ) -> Result<(), Failed> {
     let order = Order { dependant: Some(dependant), ..caller.order(Direction::Release, source) };
     let mut session = Session::new(wire, caller.progress);
-    let done = call(&mut session, caller.pool, order).and_then(|()| match session.receive()? {
-        Message::Done => Ok(Account::default()),
-        other => Err(unexpected(&other, "Done")),
-    });
-    end(&mut session, done).map(drop)
+    let done = async {
+        call(&mut session, caller.pool, order).await?;
+        match session.receive().await? {
+            Message::Done => Ok(Account::default()),
+            other => Err(unexpected(&other, "Done")),
+        }
+    };
+    let done = done.await;
+    end(&mut session, done).await.map(drop)
 }
 
 /// Does what a dependant asks for.
-pub(crate) fn answer_dependant<D: Directory>(
+pub(crate) async fn answer_dependant<D: Directory>(
     session: &mut Session<'_>,
     pool: &Arc<Pool<D>>,
     order: &Order,
@@ -118,20 +132,24 @@ pub(crate) fn answer_dependant<D: Directory>(
     let dependant = order.dependant.ok_or_else(|| nonsense("an order for no dependant"))?;
     match order.direction {
         Direction::Pull => {
-            let source = origins.hold(&order.image, dependant)?;
-            session.send(Message::Held)?;
+            let source = origins.hold(&order.image, dependant).await?;
+            session.send(Message::Held).await?;
             // However this ends, the dependant may have shown the image, or be about to: it asks again, or lets go.
-            send_image(session, pool, &source, order)
+            let sent = send_image(session, pool, &source, order).await;
+            if sent.is_err() && blockyard_io::broken("I16-let-go-unasked") {
+                origins.let_go(dependant).await?;
+            }
+            sent
         }
         Direction::Fetch => {
             let (source, profile) = origins.open(&order.image, dependant)?;
-            session.send(Message::Held)?;
-            session.send(Message::Profile(profile))?;
-            send_fetched(session, &source, order)
+            session.send(Message::Held).await?;
+            session.send(Message::Profile(profile)).await?;
+            send_fetched(session, &source, order).await
         }
         Direction::Release => {
-            origins.let_go(dependant)?;
-            session.send(Message::Done)?;
+            origins.let_go(dependant).await?;
+            session.send(Message::Done).await?;
             Ok(Account::default())
         }
         Direction::Push => Err(nonsense("a push for a dependant")),
@@ -139,7 +157,7 @@ pub(crate) fn answer_dependant<D: Directory>(
 }
 
 /// Answers what is wanted until the end.
-fn send_fetched<D: Directory>(
+async fn send_fetched<D: Directory>(
     session: &mut Session<'_>,
     source: &Volume<D>,
     order: &Order,
@@ -149,13 +167,13 @@ fn send_fetched<D: Directory>(
     let mut account =
         Account { size: blockyard_block::BlockDevice::size(source), ..Account::default() };
     loop {
-        let (index, slots) = match session.receive()? {
+        let (index, slots) = match session.receive().await? {
             Message::Wanted { index, slots } => (index, slots),
             Message::WantedEnd => return Ok(account),
             other => return Err(unexpected(&other, "Wanted")),
         };
         for (first_slot, count) in runs(&slots) {
-            let message = match read_run(source, index, first_slot, count) {
+            let message = match read_run(source, index, first_slot, count).await {
                 Ok(bytes) => {
                     account.clusters_sent += count as u64;
                     Message::Clusters { index, first_slot, data: packer.pack(bytes) }
@@ -168,7 +186,7 @@ fn send_fetched<D: Directory>(
                     Message::Withheld { index, slots }
                 }
             };
-            session.send(message)?;
+            session.send(message).await?;
         }
     }
 }

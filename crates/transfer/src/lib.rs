@@ -1,7 +1,6 @@
 //! Streaming between daemons: an image is offered as a list of hashes, and only what the receiver lacks crosses.
 //!
-//! `message.rs` bounds what comes from the wire. [`Wire`] is a conversation of such messages, for a thread that
-//! may block; what carries it is not its business: gRPC with mutual TLS does (`client.rs`, `server.rs`), or a pipe that
+//! `message.rs` bounds what comes from the wire. [`Wire`] is a conversation of such messages; what carries it is not its business: gRPC with mutual TLS does (`client.rs`, `server.rs`), or a pipe that
 //! somebody else protects (`pipe.rs`). The two roles (`sender.rs`, `receiver.rs`) speak over a `Wire` and know no network. Which peers there
 //! are, and what they may, is the [`Host`]'s business.
 #![forbid(unsafe_code)]
@@ -9,10 +8,12 @@
 mod allowed;
 mod authority;
 mod client;
+mod crew;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod identity;
 mod lazy;
+mod line;
 mod message;
 mod order;
 mod payload;
@@ -30,14 +31,18 @@ pub use allowed::Allowed;
 pub use authority::Authority;
 pub use client::connect;
 pub use identity::{Fingerprint, Identity, PeerId};
-pub use lazy::{DependantId, Fetched, Fetching, NoOrigins, Origins, fetch, pull_lazily, release};
+pub use lazy::{
+    DependantId, Fetched, Fetching, Kept, LetGo, NoOrigins, Origins, fetch, hold_for_dependant,
+    not_needed, pull_lazily, release,
+};
+pub use line::{Crossing, Heard, Said, wire_with_line};
 pub use order::{
     Account, Caller, Direction, Failed, Moved, Order, Progress, Terms, Unwatched, answer, give_up,
     pull, push,
 };
 pub use pipe::wire_over;
 pub use server::{Host, serve};
-pub use wire::{Wire, wire_pair};
+pub use wire::{Clock, Wire, wire_pair};
 
 /// What build.rs makes of the .proto.
 mod v1 {

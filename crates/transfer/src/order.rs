@@ -8,7 +8,7 @@ use crate::receiver::{Receiver, receive_image};
 use crate::sender::send_image;
 use crate::wire::{Session, Wire, unexpected};
 use blockyard_block::{Error, ErrorKind, ImageName, Result};
-use blockyard_io::{Directory, block_on};
+use blockyard_io::Directory;
 use blockyard_pool::{Pool, Volume};
 use std::sync::Arc;
 use std::time::Duration;
@@ -180,7 +180,7 @@ impl<D: Directory> Caller<'_, D> {
 }
 
 /// Sends an image to the peer as `target`, or only asks what that would take.
-pub fn push<D: Directory>(
+pub async fn push<D: Directory>(
     wire: Wire,
     caller: &Caller<'_, D>,
     source: &Volume<D>,
@@ -188,13 +188,15 @@ pub fn push<D: Directory>(
 ) -> Result<Account, Failed> {
     let order = caller.order(Direction::Push, target);
     let mut session = Session::new(wire, caller.progress);
-    let done = call(&mut session, caller.pool, order.clone())
-        .and_then(|()| send_image(&mut session, caller.pool, source, &order));
-    end(&mut session, done)
+    let done = match call(&mut session, caller.pool, order.clone()).await {
+        Ok(()) => send_image(&mut session, caller.pool, source, &order).await,
+        Err(error) => Err(error),
+    };
+    end(&mut session, done).await
 }
 
 /// Makes the image `target` of the peer's `source`, or only finds out what that would take.
-pub fn pull<D: Directory>(
+pub async fn pull<D: Directory>(
     wire: Wire,
     caller: &Caller<'_, D>,
     source: &ImageName,
@@ -204,31 +206,33 @@ pub fn pull<D: Directory>(
     let mut session = Session::new(wire, caller.progress);
     let now_unix_s = caller.now_unix_s;
     let receiver = Receiver { pool: caller.pool, name: target, now_unix_s, origin: None };
-    let done = call(&mut session, caller.pool, order.clone())
-        .and_then(|()| receive_image(&mut session, &receiver, &order));
-    end(&mut session, done)
+    let done = match call(&mut session, caller.pool, order.clone()).await {
+        Ok(()) => receive_image(&mut session, &receiver, &order).await,
+        Err(error) => Err(error),
+    };
+    end(&mut session, done).await
 }
 
 /// Somebody waits for the cancelled job to end.
 const GIVE_UP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Tells a peer that an image it was sent a part of does not come.
-pub fn give_up<D: Directory>(wire: Wire, pool: &Arc<Pool<D>>, target: &ImageName) {
+pub async fn give_up<D: Directory>(wire: Wire, pool: &Arc<Pool<D>>, target: &ImageName) {
     let (direction, image, terms) = (Direction::Push, target.clone(), Terms::default());
     let order = Order { direction, image, quote: false, again: true, terms, dependant: None };
     let wire = wire.with_patience(GIVE_UP_PATIENCE, GIVE_UP_PATIENCE);
     let mut session = Session::new(wire, &Unwatched);
     // If it does not hear of it, it forgets the part after a day.
-    if call(&mut session, pool, order).is_ok() {
-        session.fail(&Error::new(ErrorKind::ShutDown, "cancelled; nothing of it remains"));
+    if call(&mut session, pool, order).await.is_ok() {
+        session.fail(&Error::new(ErrorKind::ShutDown, "cancelled; nothing of it remains")).await;
         // What was not heard yet is lost with the connection: let the peer end it.
-        let _ = session.receive();
+        let _ = session.receive().await;
     }
 }
 
 /// Does what a peer asks for over `wire`, if it is allowed to. `noted` is told what that is; `origins` keeps what
 /// dependants fetch.
-pub fn answer<D: Directory>(
+pub async fn answer<D: Directory>(
     wire: Wire,
     pool: &Arc<Pool<D>>,
     allowed: &Allowed,
@@ -238,11 +242,11 @@ pub fn answer<D: Directory>(
     origins: &dyn Origins<D>,
 ) -> Result<Account, Failed> {
     let mut session = Session::new(wire, progress);
-    let done = answer_in(&mut session, pool, allowed, now_unix_s, noted, origins);
-    end(&mut session, done)
+    let done = answer_in(&mut session, pool, allowed, now_unix_s, noted, origins).await;
+    end(&mut session, done).await
 }
 
-fn answer_in<D: Directory>(
+async fn answer_in<D: Directory>(
     session: &mut Session<'_>,
     pool: &Arc<Pool<D>>,
     allowed: &Allowed,
@@ -250,9 +254,9 @@ fn answer_in<D: Directory>(
     noted: impl FnOnce(&Order),
     origins: &dyn Origins<D>,
 ) -> Result<Account> {
-    session.send(hello(pool)?)?;
-    greet(session, pool)?;
-    let order = match session.receive()? {
+    session.send(hello(pool)?).await?;
+    greet(session, pool).await?;
+    let order = match session.receive().await? {
         Message::Order(order) => order,
         other => return Err(unexpected(&other, "Order")),
     };
@@ -274,15 +278,15 @@ fn answer_in<D: Directory>(
         }
         Direction::Push => {
             let receiver = Receiver { pool, name: &order.image, now_unix_s, origin: None };
-            receive_image(session, &receiver, &order)
+            receive_image(session, &receiver, &order).await
         }
         Direction::Pull | Direction::Fetch | Direction::Release if order.dependant.is_some() => {
-            answer_dependant(session, pool, &order, origins)
+            answer_dependant(session, pool, &order, origins).await
         }
         Direction::Fetch | Direction::Release => Err(nonsense("an order for no dependant")),
         Direction::Pull => {
-            let source = block_on(pool.hold_snapshot(&order.image, false, now_unix_s))?;
-            send_image(session, pool, &source, &order)
+            let source = pool.hold_snapshot(&order.image, false, now_unix_s).await?;
+            send_image(session, pool, &source, &order).await
         }
     }
 }
@@ -296,14 +300,14 @@ fn denied(what: &str, permission: &str) -> Error {
     )
 }
 
-pub(crate) fn call<D: Directory>(
+pub(crate) async fn call<D: Directory>(
     session: &mut Session<'_>,
     pool: &Arc<Pool<D>>,
     order: Order,
 ) -> Result<()> {
-    session.send(hello(pool)?)?;
-    session.send(Message::Order(order))?;
-    greet(session, pool)
+    session.send(hello(pool)?).await?;
+    session.send(Message::Order(order)).await?;
+    greet(session, pool).await
 }
 
 fn hello<D: Directory>(pool: &Pool<D>) -> Result<Message> {
@@ -312,8 +316,8 @@ fn hello<D: Directory>(pool: &Pool<D>) -> Result<Message> {
 }
 
 /// Hears who the peer is, and whether both can understand each other.
-fn greet<D: Directory>(session: &mut Session<'_>, pool: &Pool<D>) -> Result<()> {
-    let (version, theirs) = match session.receive()? {
+async fn greet<D: Directory>(session: &mut Session<'_>, pool: &Pool<D>) -> Result<()> {
+    let (version, theirs) = match session.receive().await? {
         Message::Hello { version, hash, .. } => (version, hash),
         other => return Err(unexpected(&other, "Hello")),
     };
@@ -334,12 +338,16 @@ fn greet<D: Directory>(session: &mut Session<'_>, pool: &Pool<D>) -> Result<()> 
 }
 
 /// Tells the peer of a failure of this side, and counts.
-pub(crate) fn end(session: &mut Session<'_>, done: Result<Account>) -> Result<Account, Failed> {
+pub(crate) async fn end(
+    session: &mut Session<'_>,
+    done: Result<Account>,
+) -> Result<Account, Failed> {
     let (bytes_sent, bytes_received) = session.bytes();
     match done {
         Ok(account) => Ok(Account { bytes_sent, bytes_received, ..account }),
         Err(error) => {
-            session.fail(&error);
+            let error = session.reason(error).await;
+            session.fail(&error).await;
             Err(Failed { error, cut: session.is_cut(), bytes_sent, bytes_received })
         }
     }

@@ -1,12 +1,11 @@
 //! Clusters compressed on their way, where that makes them smaller.
 
 use crate::message::{CLUSTERS_MAX, Payload, nonsense};
-use blockyard_block::{CLUSTER_SIZE, Error, ErrorKind, Result};
-use prost::bytes::Bytes;
+use blockyard_block::{Buffer, BufferMut, CLUSTER_SIZE, Error, ErrorKind, Result};
 use zstd::bulk::{Compressor, Decompressor};
 
-/// The fastest but for levels that hardly compress: a gigabit is slower.
-const LEVEL: i32 = 1;
+/// Of a Debian system, level 1 leaves 4 % more and takes a sixth less time; level 3 leaves 2 % less and takes 40 % more.
+const LEVEL: i32 = 2;
 /// Less is not worth the receiver's time.
 const SAVING_MIN: usize = 64;
 
@@ -45,18 +44,19 @@ impl Unpacker {
         Ok(Unpacker { decompressor })
     }
 
-    /// As many whole clusters as were said to be in it.
-    pub(crate) fn unpack(&mut self, payload: Payload) -> Result<Bytes> {
+    /// As many whole clusters as were said to be in it, aligned.
+    pub(crate) fn unpack(&mut self, payload: Payload) -> Result<Buffer> {
         let (frame, count) = match payload {
-            Payload::Plain(data) => return Ok(data),
+            Payload::Plain(data) => return Ok(Buffer::copy_of(&data)),
             Payload::Compressed { frame, count } => (frame, count.min(CLUSTERS_MAX)),
         };
-        let bytes = self
+        let mut clusters = BufferMut::to_be_filled(count * CLUSTER_SIZE);
+        let length = self
             .decompressor
-            .decompress(&frame, count * CLUSTER_SIZE)
+            .decompress_to_buffer(&frame, &mut *clusters)
             .map_err(|error| nonsense(&format!("clusters that do not decompress: {error}")))?;
-        match bytes.len() == count * CLUSTER_SIZE {
-            true => Ok(bytes.into()),
+        match length == count * CLUSTER_SIZE {
+            true => Ok(clusters.freeze()),
             false => Err(Error::new(
                 ErrorKind::InvalidArgument,
                 "the peer sent nonsense: a frame that does not hold the clusters it says",
@@ -75,7 +75,7 @@ mod tests {
         let text: Vec<u8> = (0..3 * 4096u32).map(|at| (at / 16) as u8).collect();
         let packed = packer.pack(text.clone());
         assert!(matches!(packed, Payload::Compressed { count: 3, .. }));
-        assert_eq!(unpacker.unpack(packed).unwrap(), text);
+        assert_eq!(*unpacker.unpack(packed).unwrap(), *text);
         let mut state = 1u64;
         let random: Vec<u8> = std::iter::repeat_with(|| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -85,7 +85,7 @@ mod tests {
         .collect();
         let packed = packer.pack(random.clone());
         assert!(matches!(packed, Payload::Plain(_)));
-        assert_eq!(unpacker.unpack(packed).unwrap(), random);
+        assert_eq!(*unpacker.unpack(packed).unwrap(), *random);
         assert!(matches!(Packer::new(false).unwrap().pack(text), Payload::Plain(_)));
     }
 

@@ -1,24 +1,24 @@
 //! The side that wants the image. It takes what it finds, asks for the rest, and shows the image only when it is
 //! whole. Cut off, it leaves what came to be found again; ended for any other reason, it leaves nothing.
 
-use crate::message::{Found, Message, SUMMARIES_MAX, SlotBits, nonsense};
+use crate::crew::{Crew, Work};
+use crate::message::{Found, Message, Payload, SUMMARIES_MAX, SlotBits, nonsense};
 use crate::order::{Account, Moved, Order};
 use crate::payload::Unpacker;
 use crate::sender::estimate;
 use crate::tls::random_key;
 use crate::wire::{Session, unexpected};
-use blockyard_block::{
-    Buffer, BufferMut, CLUSTER_SIZE, ContentHash, Error, ErrorKind, ImageName, Result,
-};
-use blockyard_io::{Directory, block_on};
-use blockyard_pool::{FoundHere, Lookup, Missing, Pool, Receive, check_image_size};
+use blockyard_block::{CLUSTER_SIZE, ContentHash, Error, ErrorKind, ImageName, Result};
+use blockyard_io::Directory;
+use blockyard_pool::{FoundHere, Lookup, Missing, Pool, Receive, Writer, check_image_size};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Extents whose clusters are asked for before the first of them came.
 const AHEAD: usize = 8;
+/// Messages of clusters that came and are still to be written.
+const STORED_BEHIND: usize = 4;
 /// What came before a crash is waited for this long to be hashed again; what is not is asked for anew.
 const UNTRUSTED_WAIT: Duration = Duration::from_secs(600);
 /// Between two looks at whether everything is hashed again after a crash.
@@ -49,16 +49,16 @@ impl<D: Directory> Target<D> {
 }
 
 /// Receives an image; for a quote, only finds out what that would take.
-pub(crate) fn receive_image<D: Directory>(
+pub(crate) async fn receive_image<D: Directory>(
     session: &mut Session<'_>,
     receiver: &Receiver<'_, D>,
     order: &Order,
 ) -> Result<Account> {
     let (pool, name) = (receiver.pool, receiver.name);
     if receiver.origin.is_some() {
-        await_held(session)?;
+        await_held(session).await?;
     }
-    let (size, digest) = match session.receive() {
+    let (size, digest) = match session.receive().await {
         Ok(Message::Offer { size, digest }) => (size, digest),
         Ok(other) => return Err(unexpected(&other, "Offer")),
         Err(error) => {
@@ -71,53 +71,55 @@ pub(crate) fn receive_image<D: Directory>(
     };
     check_image_size(size)?;
     if order.quote {
-        return quote(session, Lookup::new(pool, size), size, order);
+        return quote(session, Lookup::new(pool, size), size, order).await;
     }
-    if order.again && is_there(session, receiver, digest)? {
-        session.receive()?;
-        session.send(Message::Done)?;
+    if order.again && is_there(session, receiver, digest).await? {
+        session.receive().await?;
+        session.send(Message::Done).await?;
         return Ok(Account { size, ..Account::default() });
     }
-    let receive = block_on(pool.begin_receive(name, size, receiver.now_unix_s))?;
+    let receive = pool.begin_receive(name, size, receiver.now_unix_s).await?;
     let mut target = Target::Image(Box::new(receive));
     let mut summaries = Vec::new();
     let lazy = receiver.origin.is_some();
     let account =
-        fill_target(session, &mut target, pool, size, order, lazy.then_some(&mut summaries));
+        fill_target(session, &mut target, pool, size, order, lazy.then_some(&mut summaries)).await;
     let Target::Image(receive) = target else { return account };
-    let finished = account.and_then(|account| {
-        let told = told_digest(session)?;
-        block_on(receive.make_summaries(&mut || session.still_working()))?;
+    let finished = async {
+        let account = account?;
+        let told = told_digest(session).await?;
+        receive.make_summaries(&mut || session.still_working()).await?;
         Ok((account, told))
-    });
-    match finished {
+    };
+    match finished.await {
         Ok((account, told)) => {
             let finished = match &receiver.origin {
                 Some(origin) => {
                     let working = || session.still_working();
                     let (origin, verify) = (origin.clone(), order.terms.verify);
-                    block_on(receive.finish_lazy(told, &summaries, origin, verify, working))
+                    receive.finish_lazy(told, &summaries, origin, verify, working).await
                 }
-                None => block_on(receive.finish(told)),
+                None => receive.finish(told).await,
             };
             match finished {
                 // The one before this had heard everything, and only now made it.
                 Err(error) if error.kind() == ErrorKind::Exists && order.again => {
-                    if !is_there(session, receiver, told)? {
+                    if !is_there(session, receiver, told).await? {
                         return Err(error);
                     }
                 }
                 finished => drop(finished?),
             }
             // It is there, whether the sender hears of it or not.
-            let _ = session.send(Message::Done);
+            let _ = session.send(Message::Done).await;
             Ok(account)
         }
         Err(error) => {
+            let error = session.reason(error).await;
             match session.is_cut() {
-                true => block_on(receive.leave(receiver.now_unix_s)),
+                true => receive.leave(receiver.now_unix_s).await,
                 false => {
-                    block_on(receive.abandon());
+                    receive.abandon().await;
                     if order.again {
                         // Nor is what came before it was cut off.
                         pool.give_up_parts(name);
@@ -130,8 +132,8 @@ pub(crate) fn receive_image<D: Directory>(
 }
 
 /// An older daemon would send an image and keep nothing.
-fn await_held(session: &mut Session<'_>) -> Result<()> {
-    match session.receive()? {
+async fn await_held(session: &mut Session<'_>) -> Result<()> {
+    match session.receive().await? {
         Message::Held => Ok(()),
         Message::Offer { .. } => Err(Error::new(
             ErrorKind::Unsupported,
@@ -142,31 +144,31 @@ fn await_held(session: &mut Session<'_>) -> Result<()> {
 }
 
 /// Whether the pool has an image of that name and content. After a crash that is not known at once.
-fn is_there<D: Directory>(
+async fn is_there<D: Directory>(
     session: &mut Session<'_>,
     receiver: &Receiver<'_, D>,
     digest: ContentHash,
 ) -> Result<bool> {
-    let started = Instant::now();
+    let started = session.now();
     loop {
-        match block_on(receiver.pool.digest(receiver.name)) {
+        match receiver.pool.digest(receiver.name).await {
             Ok(found) if found == digest => {
                 // Whoever made it may not have got that far.
-                block_on(receiver.pool.make_durable())?;
+                receiver.pool.make_durable().await?;
                 return Ok(true);
             }
             Ok(_) => return Ok(false),
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
             Err(error) if error.kind() != ErrorKind::Busy => return Err(error),
-            Err(error) if started.elapsed() > UNTRUSTED_WAIT => return Err(error),
+            Err(error) if session.since(started) > UNTRUSTED_WAIT => return Err(error),
             Err(_) => {}
         }
         session.still_working()?;
-        sleep(UNTRUSTED_LOOK);
+        session.sleep(UNTRUSTED_LOOK).await;
     }
 }
 
-fn fill_target<D: Directory>(
+async fn fill_target<D: Directory>(
     session: &mut Session<'_>,
     target: &mut Target<D>,
     pool: &Pool<D>,
@@ -175,20 +177,22 @@ fn fill_target<D: Directory>(
     lazy: Option<&mut Vec<(u64, ContentHash)>>,
 ) -> Result<Account> {
     if let Target::Image(receive) = target {
-        let started = Instant::now();
-        while receive.waits_for_hashes()? && started.elapsed() < UNTRUSTED_WAIT {
+        let started = session.now();
+        while receive.waits_for_hashes()? && session.since(started) < UNTRUSTED_WAIT {
             session.still_working()?;
-            sleep(UNTRUSTED_LOOK);
+            session.sleep(UNTRUSTED_LOOK).await;
         }
     }
     let is_lazy = lazy.is_some();
-    let (found, account) = find(session, target, size, lazy)?;
+    let (found, account) = find(session, target, size, lazy).await?;
     let Target::Image(receive) = target else { return Ok(account) };
     check_space(pool, &account)?;
+    let writes = &*receive;
+    let storing = || Ok(Storing { writer: writes.writer(), unpacker: Unpacker::new()? });
     let mut filling = Filling {
+        storing: Crew::new(session.threads(), storing)?,
         receive,
         verify: order.terms.verify,
-        unpacker: Unpacker::new()?,
         coming: VecDeque::new(),
         moved: Moved {
             total: found.missing(),
@@ -196,29 +200,29 @@ fn fill_target<D: Directory>(
             ..Moved::default()
         },
     };
-    filling.take_found(session)?;
+    filling.take_found(session).await?;
     if is_lazy {
-        session.send(Message::WantedEnd)?;
+        session.send(Message::WantedEnd).await?;
         return Ok(account);
     }
-    filling.fill(session)?;
+    filling.fill(session).await?;
     let (clusters_sent, (_, damaged)) = (filling.moved.done, filling.receive.verified());
     Ok(Account { clusters_sent, clusters_damaged: damaged, ..account })
 }
 
-fn quote<D: Directory>(
+async fn quote<D: Directory>(
     session: &mut Session<'_>,
     lookup: Lookup<D>,
     size: u64,
     order: &Order,
 ) -> Result<Account> {
     let mut target = Target::Quote(Box::new(lookup));
-    let mut account = find(session, &mut target, size, None).map(|(_, account)| account);
+    let mut account = find(session, &mut target, size, None).await.map(|(_, account)| account);
     if let Target::Quote(lookup) = target {
-        block_on(lookup.close());
+        lookup.close().await;
     }
     if let (Ok(account), true) = (&mut account, order.terms.sample) {
-        match session.receive()? {
+        match session.receive().await? {
             Message::Sampled { clusters, bytes } => {
                 account.compressed_estimate = estimate(account.clusters_sent, clusters, bytes);
             }
@@ -229,7 +233,7 @@ fn quote<D: Directory>(
 }
 
 /// From the lists to what the pool has of them.
-fn find<D: Directory>(
+async fn find<D: Directory>(
     session: &mut Session<'_>,
     target: &mut Target<D>,
     size: u64,
@@ -238,7 +242,7 @@ fn find<D: Directory>(
     let mut extents_whole = 0;
     let mut next = 0;
     loop {
-        let (list, last) = match session.receive()? {
+        let (list, last) = match session.receive().await? {
             Message::Summaries { list, last } => (list, last),
             other => return Err(unexpected(&other, "Summaries")),
         };
@@ -256,13 +260,13 @@ fn find<D: Directory>(
         }
         let mut working = || session.still_working();
         let whole = match target {
-            Target::Image(receive) => block_on(receive.take_whole(&list, &mut working))?,
-            Target::Quote(lookup) => block_on(lookup.find_whole(&list, &mut working))?,
+            Target::Image(receive) => receive.take_whole(&list, &mut working).await?,
+            Target::Quote(lookup) => lookup.find_whole(&list, &mut working).await?,
         };
         extents_whole += whole.iter().filter(|whole| **whole).count() as u64;
-        session.send(Message::Lacking(whole.iter().map(|whole| !whole).collect()))?;
+        session.send(Message::Lacking(whole.iter().map(|whole| !whole).collect())).await?;
         for ((index, summary), _) in list.iter().zip(whole).filter(|(_, whole)| !whole) {
-            add_hashes(session, target.lookup(), *index, *summary)?;
+            add_hashes(session, target.lookup(), *index, *summary).await?;
         }
         if last {
             break;
@@ -270,8 +274,8 @@ fn find<D: Directory>(
     }
     let mut working = || session.still_working();
     match target {
-        Target::Image(receive) => block_on(receive.search(&mut working))?,
-        Target::Quote(lookup) => block_on(lookup.search(&mut working))?,
+        Target::Image(receive) => receive.search(&mut working).await?,
+        Target::Quote(lookup) => lookup.search(&mut working).await?,
     }
     let lookup = target.lookup();
     let found = Found {
@@ -280,7 +284,7 @@ fn find<D: Directory>(
         found: lookup.found_count(),
         repeated: lookup.repeated_count(),
     };
-    session.send(Message::Found(found))?;
+    session.send(Message::Found(found)).await?;
     let account = Account {
         size,
         extents_whole,
@@ -293,15 +297,15 @@ fn find<D: Directory>(
     Ok((found, account))
 }
 
-fn add_hashes<D: Directory>(
+async fn add_hashes<D: Directory>(
     session: &mut Session<'_>,
     lookup: &mut Lookup<D>,
     expected: u64,
     summary: ContentHash,
 ) -> Result<()> {
-    match session.receive()? {
+    match session.receive().await? {
         Message::Hashes { index, hashes } if index == expected => {
-            block_on(lookup.add(index, summary, hashes))
+            lookup.add(index, summary, hashes).await
         }
         Message::Hashes { .. } => Err(nonsense("the hashes of another extent")),
         other => Err(unexpected(&other, "ExtentHashes")),
@@ -325,7 +329,7 @@ fn check_space<D: Directory>(pool: &Pool<D>, account: &Account) -> Result<()> {
 struct Filling<'a, D: Directory> {
     receive: &'a mut Receive<D>,
     verify: bool,
-    unpacker: Unpacker,
+    storing: Crew<Storing<D>>,
     /// What was asked for and did not come yet.
     coming: VecDeque<Missing>,
     moved: Moved,
@@ -334,15 +338,15 @@ struct Filling<'a, D: Directory> {
 impl<D: Directory> Filling<'_, D> {
     /// Takes everything that was found, before anything is asked for: then all that is of use of a part that was
     /// received before is here.
-    fn take_found(&mut self, session: &mut Session<'_>) -> Result<()> {
+    async fn take_found(&mut self, session: &mut Session<'_>) -> Result<()> {
         let key = random_key()?;
-        while let Some(found) = block_on(self.receive.next_found())? {
+        while let Some(found) = self.receive.next_found().await? {
             session.still_working()?;
             if !self.receive.needs_proof() {
-                block_on(self.receive.take(found, None))?;
+                self.receive.take(found, None).await?;
             } else if found.slots().next().is_some() {
-                let hashes = prove(session, &found, &key)?;
-                block_on(self.receive.take(found, Some((&key, &hashes))))?;
+                let hashes = prove(session, &found, &key).await?;
+                self.receive.take(found, Some((&key, &hashes))).await?;
             }
         }
         self.receive.remove_parts();
@@ -350,51 +354,98 @@ impl<D: Directory> Filling<'_, D> {
     }
 
     /// Asks for what is missing, some extents ahead, and stores it; then fills what repeats it.
-    fn fill(&mut self, session: &mut Session<'_>) -> Result<()> {
+    async fn fill(&mut self, session: &mut Session<'_>) -> Result<()> {
         session.moved(self.moved);
-        while let Some(missing) = block_on(self.receive.next_missing(self.verify))? {
-            self.ask(session, missing)?;
+        while let Some(missing) = self.receive.next_missing(self.verify).await? {
+            self.ask(session, missing).await?;
         }
-        self.store_until(session, 0)?;
-        while let Some(missing) = block_on(self.receive.next_repeat())? {
-            self.ask(session, missing)?;
+        self.store_until(session, 0).await?;
+        self.stored_until(0)?;
+        while let Some(missing) = self.receive.next_repeat().await? {
+            self.ask(session, missing).await?;
         }
-        session.send(Message::WantedEnd)?;
-        self.store_until(session, 0)
+        session.send(Message::WantedEnd).await?;
+        self.store_until(session, 0).await?;
+        self.stored_until(0)
     }
 
-    fn ask(&mut self, session: &mut Session<'_>, missing: Missing) -> Result<()> {
+    async fn ask(&mut self, session: &mut Session<'_>, missing: Missing) -> Result<()> {
         if missing.slots.is_empty() {
             return session.still_working();
         }
-        self.store_until(session, AHEAD - 1)?;
+        self.store_until(session, AHEAD - 1).await?;
         let slots = SlotBits::of(missing.slots.iter().map(|(slot, _)| *slot));
-        session.send(Message::Wanted { index: missing.index, slots })?;
+        session.send(Message::Wanted { index: missing.index, slots }).await?;
         self.coming.push_back(missing);
         Ok(())
     }
 
     /// Stores what comes until no more than so many extents are on their way.
-    fn store_until(&mut self, session: &mut Session<'_>, most: usize) -> Result<()> {
+    async fn store_until(&mut self, session: &mut Session<'_>, most: usize) -> Result<()> {
         while self.coming.len() > most {
             let Some(missing) = self.coming.front_mut() else { break };
-            let count = store_next(session, self.receive, &mut self.unpacker, missing)?;
+            let next = next_clusters(session, missing).await?;
+            let count = next.slots.len() as u64;
             if missing.slots.is_empty() {
                 self.coming.pop_front();
             }
+            self.stored_until(STORED_BEHIND - 1)?;
+            self.storing.give(next).await;
             self.moved.done += count;
             self.moved.total = self.moved.total.max(self.moved.done);
             session.moved(self.moved);
         }
         Ok(())
     }
+
+    /// Waits until no more than so many messages are still to be written.
+    fn stored_until(&mut self, most: usize) -> Result<()> {
+        while self.storing.count() > most {
+            self.storing.take()?;
+        }
+        Ok(())
+    }
 }
 
-fn prove(session: &mut Session<'_>, found: &FoundHere, key: &[u8; 32]) -> Result<Vec<ContentHash>> {
+/// Decompresses, compares with the hashes, and writes.
+struct Storing<D: Directory> {
+    writer: Writer<D>,
+    unpacker: Unpacker,
+}
+
+/// Clusters of an extent that came, and their hashes.
+struct Came {
+    index: u64,
+    slots: Vec<(usize, ContentHash)>,
+    data: Payload,
+}
+
+impl<D: Directory> Work for Storing<D> {
+    type Job = Came;
+    type Done = ();
+
+    async fn run(&mut self, came: Came) -> Result<()> {
+        let data = self.unpacker.unpack(came.data)?;
+        let mut at = 0;
+        for run in came.slots.chunk_by(|(one, _), (next, _)| one + 1 == *next) {
+            let hashes: Vec<ContentHash> = run.iter().map(|(_, hash)| *hash).collect();
+            let end = at + run.len() * CLUSTER_SIZE;
+            self.writer.write(came.index, run[0].0, &hashes, &data.slice(at..end)).await?;
+            at = end;
+        }
+        Ok(())
+    }
+}
+
+async fn prove(
+    session: &mut Session<'_>,
+    found: &FoundHere,
+    key: &[u8; 32],
+) -> Result<Vec<ContentHash>> {
     let slots = SlotBits::of(found.slots());
     let count = slots.iter().count();
-    session.send(Message::Confirm { index: found.index, slots, key: *key })?;
-    match session.receive()? {
+    session.send(Message::Confirm { index: found.index, slots, key: *key }).await?;
+    match session.receive().await? {
         Message::Proofs { index, hashes } if index == found.index && hashes.len() == count => {
             Ok(hashes)
         }
@@ -403,35 +454,22 @@ fn prove(session: &mut Session<'_>, found: &FoundHere, key: &[u8; 32]) -> Result
     }
 }
 
-/// Stores the next clusters of an extent that were asked for; returns how many came.
-fn store_next<D: Directory>(
-    session: &mut Session<'_>,
-    receive: &Receive<D>,
-    unpacker: &mut Unpacker,
-    missing: &mut Missing,
-) -> Result<u64> {
-    let (index, first_slot, data) = match session.receive()? {
+/// The next clusters of an extent that were asked for.
+async fn next_clusters(session: &mut Session<'_>, missing: &mut Missing) -> Result<Came> {
+    let (index, first_slot, data) = match session.receive().await? {
         Message::Clusters { index, first_slot, data } => (index, first_slot, data),
         other => return Err(unexpected(&other, "Clusters")),
     };
-    let count = data.count();
-    let expected = missing.slots.get(..count).unwrap_or(&[]);
-    let in_order = expected.iter().zip(first_slot..).all(|((slot, _), next)| *slot == next);
-    if index != missing.index || expected.len() != count || !in_order {
+    let first = missing.slots.first().map(|(slot, _)| *slot);
+    if index != missing.index || first != Some(first_slot) || data.count() > missing.slots.len() {
         return Err(nonsense("clusters that were not asked for"));
     }
-    let hashes: Vec<ContentHash> = expected.iter().map(|(_, hash)| *hash).collect();
-    block_on(receive.write(index, first_slot, &hashes, &aligned(&unpacker.unpack(data)?)))?;
-    missing.slots.drain(..count);
-    Ok(count as u64)
+    let slots = missing.slots.drain(..data.count()).collect();
+    Ok(Came { index, slots, data })
 }
 
-fn aligned(data: &[u8]) -> Buffer {
-    BufferMut::copy_of(data).freeze()
-}
-
-fn told_digest(session: &mut Session<'_>) -> Result<ContentHash> {
-    match session.receive()? {
+async fn told_digest(session: &mut Session<'_>) -> Result<ContentHash> {
+    match session.receive().await? {
         Message::Finish { digest } => Ok(digest),
         other => Err(unexpected(&other, "Finish")),
     }

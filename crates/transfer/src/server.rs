@@ -7,11 +7,11 @@ use crate::message::MESSAGE_BYTES_MAX;
 use crate::tls::{Judge, Listed, server_config};
 use crate::v1;
 use crate::v1::transfer_server::{Transfer, TransferServer};
-use crate::wire::{QUEUE, Wire};
+use crate::wire::{FRAME_BYTES, QUEUE, WINDOW_BYTES, Wire};
 use blockyard_block::{Error, Result};
 use rustls::pki_types::UnixTime;
 use std::future::Future;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -89,6 +89,9 @@ pub async fn serve<H: Host>(
     let serving = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES)
         .max_concurrent_streams(CALLS_MAX)
         .add_service(service)
         .serve_with_incoming(ReceiverStream::new(connections));
@@ -202,6 +205,18 @@ impl AsyncWrite for Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

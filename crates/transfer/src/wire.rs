@@ -1,19 +1,28 @@
-//! A conversation of messages, for a thread that may block. Whatever carries it feeds two bounded channels.
+//! A conversation of messages. Whatever carries it feeds two bounded channels; what time is, a [`Clock`] says, so that
+//! a simulation can play both roles.
 
 use crate::message::{Message, nonsense};
 use crate::order::{Moved, Progress};
 use crate::v1;
 use blockyard_block::{Error, ErrorKind, Result};
 use prost::Message as _;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::time::error::Elapsed;
-use tokio::time::timeout;
+use tokio::sync::mpsc::error::{TryRecvError, TrySendError};
 
 /// Messages that wait to be sent, and to be taken: of at most 1 MiB each.
 pub(crate) const QUEUE: usize = 4;
+/// What may be on its way of a conversation before its other end takes it.
+pub(crate) const WINDOW_BYTES: u32 = 4 << 20;
+/// Frames of 16 KiB, which HTTP/2 has unless told otherwise, cost a system call each on both sides.
+pub(crate) const FRAME_BYTES: u32 = 256 << 10;
+/// Threads that read and compress, or decompress and write, beside each conversation.
+const THREADS: usize = 2;
 /// A peer that says nothing, or takes nothing, for this long is given up.
 const STALL: Duration = Duration::from_secs(60);
 /// A peer that only says that it still works is given up after this long. It may have to walk through all hashes
@@ -31,15 +40,43 @@ const BURST: Duration = Duration::from_millis(100);
 /// How long the reason of a peer that hung up is waited for.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// Time as a conversation sees it.
+pub trait Clock: Send + Sync {
+    /// Since some moment in the past, always the same.
+    fn now(&self) -> Duration;
+
+    /// Ready when so much time has passed.
+    fn sleep(&self, time: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+}
+
+/// The host's, with the timers of a runtime. Its futures may be polled on any thread.
+struct HostClock {
+    runtime: Handle,
+    started: Instant,
+}
+
+impl Clock for HostClock {
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn sleep(&self, time: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        // The timer must be made where the runtime is.
+        let _entered = self.runtime.enter();
+        Box::pin(tokio::time::sleep(time))
+    }
+}
+
 /// One side's end of a conversation with a peer.
 pub struct Wire {
-    runtime: Handle,
+    clock: Arc<dyn Clock>,
     outgoing: mpsc::Sender<v1::Message>,
     incoming: mpsc::Receiver<Result<v1::Message>>,
     bytes_sent: u64,
     bytes_received: u64,
     stall: Duration,
     alive_max: Duration,
+    threads: usize,
 }
 
 /// The two ends of a wire within the process, driven by `runtime`.
@@ -96,15 +133,25 @@ impl Wire {
         outgoing: mpsc::Sender<v1::Message>,
         incoming: mpsc::Receiver<Result<v1::Message>>,
     ) -> Wire {
-        let runtime = runtime.clone();
+        let clock = HostClock { runtime: runtime.clone(), started: Instant::now() };
+        Wire { threads: THREADS, ..Wire::with_clock(Arc::new(clock), outgoing, incoming) }
+    }
+
+    /// Of another clock than the host's; it works in turn, with no threads, which no such clock could hold.
+    pub(crate) fn with_clock(
+        clock: Arc<dyn Clock>,
+        outgoing: mpsc::Sender<v1::Message>,
+        incoming: mpsc::Receiver<Result<v1::Message>>,
+    ) -> Wire {
         Wire {
-            runtime,
+            clock,
             outgoing,
             incoming,
             bytes_sent: 0,
             bytes_received: 0,
             stall: STALL,
             alive_max: ALIVE_MAX,
+            threads: 0,
         }
     }
 
@@ -119,52 +166,86 @@ impl Wire {
     pub fn with_patience(self, stall: Duration, alive_max: Duration) -> Wire {
         Wire { stall, alive_max, ..self }
     }
+
+    /// With other than the usual number of threads for the work beside it: with none, all is done in turn.
+    #[cfg(test)]
+    pub(crate) fn with_threads(self, threads: usize) -> Wire {
+        Wire { threads, ..self }
+    }
 }
 
 /// A wire in use: it looks whether the work was cancelled, and says that it still works.
 pub(crate) struct Session<'a> {
     wire: Wire,
     pub(crate) progress: &'a dyn Progress,
-    spoke: Instant,
+    /// Moments are those of the wire's clock.
+    spoke: Duration,
     pace: Option<Pace>,
     /// For the peer, in all.
     waited: Duration,
     cut: bool,
+    /// That the peer takes no more was found during work: it may have said why.
+    closed: bool,
 }
 
 /// A bound on the bytes sent each second: a bucket that holds what fits [`BURST`].
 struct Pace {
     rate: u64,
     /// When what was sent is paid for.
-    paid_at: Instant,
+    paid_at: Duration,
 }
 
 impl Pace {
     /// How long the next message has to wait.
-    fn wait(&self) -> Duration {
-        self.paid_at.saturating_duration_since(Instant::now() + BURST)
+    fn wait(&self, now: Duration) -> Duration {
+        self.paid_at.saturating_sub(now + BURST)
     }
 
-    fn pay(&mut self, bytes: u64) {
+    fn pay(&mut self, bytes: u64, now: Duration) {
         let time = Duration::from_secs_f64(bytes as f64 / self.rate as f64);
-        self.paid_at = self.paid_at.max(Instant::now()) + time;
+        self.paid_at = self.paid_at.max(now) + time;
     }
 }
 
 impl Session<'_> {
     pub(crate) fn new(wire: Wire, progress: &dyn Progress) -> Session<'_> {
-        let waited = Duration::ZERO;
-        Session { wire, progress, spoke: Instant::now(), pace: None, waited, cut: false }
+        let (waited, spoke) = (Duration::ZERO, wire.clock.now());
+        Session { wire, progress, spoke, pace: None, waited, cut: false, closed: false }
+    }
+
+    /// On the wire's clock.
+    pub(crate) fn now(&self) -> Duration {
+        self.wire.clock.now()
+    }
+
+    /// Since a moment on the wire's clock.
+    pub(crate) fn since(&self, moment: Duration) -> Duration {
+        self.now().saturating_sub(moment)
+    }
+
+    pub(crate) async fn sleep(&self, time: Duration) {
+        self.wire.clock.sleep(time).await;
+    }
+
+    /// Ready when `future` is, or so much time has passed.
+    pub(crate) async fn sleep_unless(&self, time: Duration, future: impl Future) {
+        let _ = within(&*self.wire.clock, time, future).await; // which of them does not matter
     }
 
     /// Sends no more than so many bytes a second from now on.
     pub(crate) fn limit(&mut self, rate: Option<u64>) {
-        self.pace = rate.map(|rate| Pace { rate, paid_at: Instant::now() });
+        let now = self.now();
+        self.pace = rate.map(|rate| Pace { rate, paid_at: now });
     }
 
     /// Lets a peer be alive without saying more for this much longer.
     pub(crate) fn allow(&mut self, time: Duration) {
         self.wire.alive_max = self.wire.alive_max.saturating_add(time);
+    }
+
+    /// For the work beside it.
+    pub(crate) fn threads(&self) -> usize {
+        self.wire.threads
     }
 
     /// Whether it ended by no fault of what was asked: asked for again it may succeed.
@@ -201,66 +282,88 @@ impl Session<'_> {
         }
     }
 
-    pub(crate) fn send(&mut self, message: Message) -> Result<()> {
+    pub(crate) async fn send(&mut self, message: Message) -> Result<()> {
         let message = message.encode();
         let length = message.encoded_len() as u64;
-        self.wait_for_pace()?;
-        let started = Instant::now();
+        self.wait_for_pace().await?;
+        let started = self.now();
         loop {
             self.check()?;
             let place = self.wire.outgoing.clone().reserve_owned();
-            match within(&self.wire.runtime, LOOK, place) {
-                Ok(Ok(place)) => {
-                    self.waited += started.elapsed();
+            match within(&*self.wire.clock, LOOK, place).await {
+                Some(Ok(place)) => {
+                    self.waited += self.since(started);
                     place.send(message);
-                    self.wire.bytes_sent += length;
-                    self.pace.iter_mut().for_each(|pace| pace.pay(length));
-                    self.spoke = Instant::now();
+                    self.sent(length);
                     return Ok(());
                 }
-                Ok(Err(_closed)) => return Err(self.last_words()),
-                Err(_) if started.elapsed() > self.wire.stall => return Err(self.stalled()),
-                Err(_) => self.check_pace_of_peer(started)?,
+                Some(Err(_closed)) => return Err(self.last_words().await),
+                None if self.since(started) > self.wire.stall => return Err(self.stalled()),
+                None => self.check_pace_of_peer(started)?,
             }
         }
     }
 
+    fn sent(&mut self, length: u64) {
+        let now = self.now();
+        self.wire.bytes_sent += length;
+        self.pace.iter_mut().for_each(|pace| pace.pay(length, now));
+        self.spoke = now;
+    }
+
     /// Sends what need not be a message.
     #[cfg(test)]
-    pub(crate) fn send_raw(&mut self, message: v1::Message) {
+    pub(crate) async fn send_raw(&mut self, message: v1::Message) {
         // Whoever has hung up is not to be spoken to.
-        let _ = within(&self.wire.runtime, LAST_WORDS, self.wire.outgoing.send(message));
+        let _ = within(&*self.wire.clock, LAST_WORDS, self.wire.outgoing.send(message)).await;
     }
 
     /// The next message that says something. A failure that the peer tells is an error here.
-    pub(crate) fn receive(&mut self) -> Result<Message> {
-        let asked = Instant::now();
+    pub(crate) async fn receive(&mut self) -> Result<Message> {
+        let asked = self.now();
         let mut heard = asked;
         loop {
             self.check()?;
-            if heard.elapsed() > self.wire.stall || asked.elapsed() > self.wire.alive_max {
+            if self.since(heard) > self.wire.stall || self.since(asked) > self.wire.alive_max {
                 return Err(self.stalled());
             }
             self.check_pace_of_peer(asked)?;
-            match within(&self.wire.runtime, LOOK, self.wire.incoming.recv()) {
-                Ok(Some(message)) => {
-                    let message = message.inspect_err(|_| self.cut = true)?;
-                    self.wire.bytes_received += message.encoded_len() as u64;
-                    match Message::decode(message)? {
-                        Message::Alive => heard = Instant::now(),
-                        Message::Failure { kind, message, again } => {
-                            self.cut = again;
-                            return Err(told(kind, &message));
-                        }
-                        message => {
-                            self.waited += asked.elapsed();
-                            return Ok(message);
-                        }
+            match within(&*self.wire.clock, LOOK, self.wire.incoming.recv()).await {
+                Some(Some(message)) => match self.understand(message)? {
+                    Message::Alive => heard = self.now(),
+                    message => {
+                        self.waited += self.since(asked);
+                        return Ok(message);
                     }
-                }
-                Ok(None) => return Err(self.hung_up()),
-                Err(_) => {}
+                },
+                Some(None) => return Err(self.hung_up()),
+                None => {}
             }
+        }
+    }
+
+    /// The next message, if one is there.
+    pub(crate) fn look(&mut self) -> Result<Option<Message>> {
+        self.check()?;
+        match self.wire.incoming.try_recv() {
+            Ok(message) => self
+                .understand(message)
+                .map(|it| Some(it).filter(|it| !matches!(it, Message::Alive))),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => Err(self.hung_up()),
+        }
+    }
+
+    /// A failure that the peer tells is an error here.
+    fn understand(&mut self, message: Result<v1::Message>) -> Result<Message> {
+        let message = message.inspect_err(|_| self.cut = true)?;
+        self.wire.bytes_received += message.encoded_len() as u64;
+        match Message::decode(message)? {
+            Message::Failure { kind, message, again } => {
+                self.cut = again;
+                Err(told(kind, &message))
+            }
+            message => Ok(message),
         }
     }
 
@@ -270,41 +373,61 @@ impl Session<'_> {
         self.progress.moved(Moved { bytes, ..moved });
     }
 
-    /// To be called from time to time during long work.
+    /// To be called from time to time during long work, in the middle of which nothing can be waited for: a peer that has
+    /// not taken what was said before need not hear more.
     pub(crate) fn still_working(&mut self) -> Result<()> {
         self.check()?;
-        match self.spoke.elapsed() > ALIVE {
-            true => self.send(Message::Alive),
-            false => Ok(()),
+        if self.since(self.spoke) <= ALIVE {
+            return Ok(());
+        }
+        let message = Message::Alive.encode();
+        let length = message.encoded_len() as u64;
+        match self.wire.outgoing.try_send(message) {
+            Ok(()) => self.sent(length),
+            Err(TrySendError::Full(_)) => {}
+            Err(TrySendError::Closed(_)) => {
+                self.closed = true;
+                return Err(self.hung_up());
+            }
+        }
+        Ok(())
+    }
+
+    /// The reason of a failure: the peer's, if it was only found to have hung up.
+    pub(crate) async fn reason(&mut self, error: Error) -> Error {
+        match std::mem::take(&mut self.closed) {
+            true => self.last_words().await,
+            false => error,
         }
     }
 
     /// Tells the peer why this ends, if it still listens.
-    pub(crate) fn fail(&mut self, error: &Error) {
+    pub(crate) async fn fail(&mut self, error: &Error) {
         let message = Message::failure(error, self.cut).encode();
         // Whoever has hung up does not want to know.
-        let _ = within(&self.wire.runtime, LAST_WORDS, self.wire.outgoing.send(message));
+        let _ = within(&*self.wire.clock, LAST_WORDS, self.wire.outgoing.send(message)).await;
     }
 
     /// Gives up a peer for which is waited since `since`, if it is too slow in all.
-    fn check_pace_of_peer(&mut self, since: Instant) -> Result<()> {
+    fn check_pace_of_peer(&mut self, since: Duration) -> Result<()> {
         let bytes = self.wire.bytes_sent.saturating_add(self.wire.bytes_received);
         let paid = Duration::from_millis(bytes.saturating_mul(1000) / RATE_MIN);
-        if self.waited + since.elapsed() <= self.wire.alive_max.saturating_add(paid) {
+        if self.waited + self.since(since) <= self.wire.alive_max.saturating_add(paid) {
             return Ok(());
         }
         self.cut = true;
         Err(Error::new(ErrorKind::Io, "the peer is too slow: given up"))
     }
 
-    fn wait_for_pace(&mut self) -> Result<()> {
+    async fn wait_for_pace(&mut self) -> Result<()> {
         loop {
-            let wait = self.pace.as_ref().map_or(Duration::ZERO, Pace::wait);
+            let now = self.now();
+            let wait = self.pace.as_ref().map_or(Duration::ZERO, |pace| pace.wait(now));
             if wait.is_zero() {
                 return Ok(());
             }
             self.check()?;
-            std::thread::sleep(wait.min(LOOK));
+            self.sleep(wait.min(LOOK)).await;
         }
     }
 
@@ -319,31 +442,40 @@ impl Session<'_> {
     }
 
     /// Why the peer takes no more: it may have said so before it left.
-    fn last_words(&mut self) -> Error {
-        let deadline = Instant::now() + LAST_WORDS;
+    async fn last_words(&mut self) -> Error {
+        let deadline = self.now() + LAST_WORDS;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match within(&self.wire.runtime, left, self.wire.incoming.recv()) {
-                Ok(Some(Ok(message))) => {
+            let left = deadline.saturating_sub(self.now());
+            match within(&*self.wire.clock, left, self.wire.incoming.recv()).await {
+                Some(Some(Ok(message))) => {
                     if let Ok(Message::Failure { kind, message, again }) = Message::decode(message)
                     {
                         self.cut = again;
                         return told(kind, &message);
                     }
                 }
-                Ok(Some(Err(error))) => {
+                Some(Some(Err(error))) => {
                     self.cut = true;
                     return error;
                 }
-                Ok(None) | Err(_) => return self.hung_up(),
+                Some(None) | None => return self.hung_up(),
             }
         }
     }
 }
 
-/// Waits on this thread. The timer must be made where the runtime is.
-fn within<F: Future>(runtime: &Handle, time: Duration, future: F) -> Result<F::Output, Elapsed> {
-    runtime.block_on(async { timeout(time, future).await })
+/// `None` if it is not ready by then. A timer is made only if it has to be waited for.
+async fn within<F: Future>(clock: &dyn Clock, time: Duration, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut timer = None;
+    poll_fn(|context| {
+        if let Poll::Ready(output) = future.as_mut().poll(context) {
+            return Poll::Ready(Some(output));
+        }
+        let timer = timer.get_or_insert_with(|| clock.sleep(time));
+        timer.as_mut().poll(context).map(|()| None)
+    })
+    .await
 }
 
 fn told(kind: ErrorKind, message: &str) -> Error {

@@ -95,6 +95,11 @@ pub(super) const BREAKS: &[Break] = &[
         what: "a write without space refers to what the index names, and compares neither hash nor bytes",
     },
     Break {
+        name: "I9-receive-unchecked",
+        rule: "I9",
+        what: "a cluster that came over the wire is stored without comparing its hash",
+    },
+    Break {
         name: "I10-no-reclaim",
         rule: "I10",
         what: "a write fails for lack of space while equal clusters are left",
@@ -129,6 +134,26 @@ pub(super) const BREAKS: &[Break] = &[
         what: "what was fetched is put without the image's turn",
     },
     Break { name: "I16-tell-absent", rule: "I16", what: "what is absent is told as zeros" },
+    Break {
+        name: "I16-keep-unchecked",
+        rule: "I16",
+        what: "what was fetched is kept without comparing its hash",
+    },
+    Break {
+        name: "I16-release-early",
+        rule: "I16",
+        what: "an origin is released before the end of the fill is durable at the dependant",
+    },
+    Break {
+        name: "I16-let-go-unasked",
+        rule: "I16",
+        what: "an origin lets go of what it keeps because a pull failed",
+    },
+    Break {
+        name: "I16-hold-after-release",
+        rule: "I16",
+        what: "an order that comes after its release is held for, and nobody lets go",
+    },
     Break { name: "sync-log", rule: "I2", what: "the log is not synced" },
     Break { name: "sync-hashes", rule: "I4", what: "the hash table is not synced" },
     Break { name: "sync-checkpoint", rule: "I2", what: "checkpoint parts are not synced" },
@@ -142,6 +167,15 @@ pub(super) const BREAKS: &[Break] = &[
 /// The breaks that take several processes to show, of which the simulation has one: tests of
 /// crates/io judge them.
 pub(super) const SEEN_BY_PROCESSES: &[&str] = &["I13-no-fence"];
+
+/// The breaks that take two pools and a bad line between them: the simulation of transfers judges them.
+pub(super) const SEEN_BY_TRANSFERS: &[&str] = &[
+    "I9-receive-unchecked",
+    "I16-keep-unchecked",
+    "I16-release-early",
+    "I16-let-go-unasked",
+    "I16-hold-after-release",
+];
 
 /// The breaks that power cuts under the real program on ext4 show, too (`--real`). The others need more
 /// than a power cut, or ext4 makes up for them: see docs/testing.md.

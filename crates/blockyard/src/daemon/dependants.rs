@@ -12,7 +12,7 @@ use blockyard_api::ImageDependant;
 use blockyard_block::{Error, ErrorKind, ImageId, ImageName, Result};
 use blockyard_io::HostDirectory;
 use blockyard_pool::Volume;
-use blockyard_transfer::{DependantId, Origins, PeerId};
+use blockyard_transfer::{DependantId, Kept, LetGo, Origins, PeerId, hold_for_dependant};
 use pollster::block_on;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -41,12 +41,13 @@ pub(crate) struct Dependants {
     list: KeptList<Dependant>,
     /// Held while one comes or goes.
     changing: Mutex<()>,
+    let_go: LetGo,
 }
 
 impl Dependants {
     pub(crate) fn load(folder: &Path) -> Result<Dependants> {
         let list = KeptList::load(folder, FILE, "the list of dependants")?;
-        Ok(Dependants { list, changing: Mutex::default() })
+        Ok(Dependants { list, changing: Mutex::default(), let_go: LetGo::default() })
     }
 
     /// Whether a snapshot is kept for one.
@@ -102,14 +103,13 @@ impl Dependants {
         let list = self.list.list();
         let snapshots: Vec<u64> =
             list.iter().filter(|one| gone(one)).map(|one| one.snapshot).collect();
-        if snapshots.is_empty() && new.is_none() {
-            return Ok(());
-        }
         self.list.change(|list| {
             list.retain(|dependant| !gone(dependant));
             list.extend(new);
         })?;
-        pool.remove_left(now_unix_s(), |left| snapshots.contains(&left.id.0));
+        if !snapshots.is_empty() {
+            pool.remove_left(now_unix_s(), |left| snapshots.contains(&left.id.0));
+        }
         Ok(())
     }
 }
@@ -125,41 +125,43 @@ impl OfPeer<'_> {
     fn is(&self, dependant: &Dependant, id: &str) -> bool {
         dependant.known_by == self.known_by.to_string() && dependant.id == id
     }
-}
 
-impl Origins<HostDirectory> for OfPeer<'_> {
-    fn hold(&self, image: &ImageName, id: DependantId) -> Result<Volume<HostDirectory>> {
+    fn hold_now(&self, image: &ImageName, id: DependantId) -> Result<Volume<HostDirectory>> {
         let (pool, dependants) = (&self.daemon.pool, &self.daemon.dependants);
         // Asked for again, or let go, meanwhile: that waits.
         let _changing = dependants.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let id = id.to_string();
         let known_by = self.known_by.to_string();
+        dependants.let_go.check(&known_by, id)?;
+        let id = id.to_string();
         let of_peer = dependants.list.list().into_iter();
         let others = of_peer.filter(|other| other.known_by == known_by && other.id != id);
         if others.count() >= DEPENDANTS_MAX {
             let message = format!("{DEPENDANTS_MAX} images are filled from here by this peer");
             return Err(Error::new(ErrorKind::Busy, message));
         }
-        let found = pool.image(image)?;
-        let source = block_on(pool.hold_snapshot(image, true, now_unix_s()))?;
-        block_on(pool.make_durable())?;
-        // Removed meanwhile, it would have a dependant that nobody sees.
-        if pool.image(image)?.id != found.id {
-            return Err(Error::new(ErrorKind::Busy, format!("{image} was replaced meanwhile")));
-        }
-        let dependant = Dependant {
-            known_by,
-            peer: self.peer.to_owned(),
-            id: id.clone(),
-            source: image.to_string(),
-            image: found.id.0,
-            snapshot: source.id().0,
-            since_unix_s: now_unix_s(),
-        };
-        dependants.change(pool, |before| self.is(before, &id), Some(dependant))?;
-        let snapshot = source.id();
-        source.leave(now_unix_s());
-        pool.open_left_snapshot(snapshot)
+        block_on(hold_for_dependant(pool, image, now_unix_s(), async |found, snapshot| {
+            let dependant = Dependant {
+                known_by,
+                peer: self.peer.to_owned(),
+                id: id.clone(),
+                source: image.to_string(),
+                image: found.0,
+                snapshot: snapshot.0,
+                since_unix_s: now_unix_s(),
+            };
+            dependants.change(pool, |before| self.is(before, &id), Some(dependant))
+        }))
+    }
+}
+
+/// On the thread of the conversation, which may block.
+impl Origins<HostDirectory> for OfPeer<'_> {
+    fn hold<'a>(
+        &'a self,
+        image: &'a ImageName,
+        id: DependantId,
+    ) -> Kept<'a, Volume<HostDirectory>> {
+        Box::pin(async move { self.hold_now(image, id) })
     }
 
     fn open(
@@ -182,8 +184,13 @@ impl Origins<HostDirectory> for OfPeer<'_> {
         Ok((source, self.daemon.profiles.of_image(ImageId(found.image))))
     }
 
-    fn let_go(&self, id: DependantId) -> Result<()> {
-        let id = id.to_string();
-        self.daemon.dependants.forget(&self.daemon.pool, |dependant| self.is(dependant, &id))
+    fn let_go(&self, id: DependantId) -> Kept<'_, ()> {
+        Box::pin(async move {
+            let dependants = &self.daemon.dependants;
+            let _changing = dependants.changing.lock().unwrap_or_else(PoisonError::into_inner);
+            dependants.let_go.note(&self.known_by.to_string(), id);
+            let id = id.to_string();
+            dependants.change(&self.daemon.pool, |dependant| self.is(dependant, &id), None)
+        })
     }
 }

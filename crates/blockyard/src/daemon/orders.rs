@@ -2,14 +2,11 @@
 //! started again goes on with them. An order is on disk before its work begins, and goes when its job has ended for
 //! any other reason than the daemon's end.
 
-use crate::daemon::peers::replace;
+use crate::daemon::kept_list::KeptList;
 use blockyard_api::{LazyTerms, TransferTerms};
-use blockyard_block::{Error, ErrorKind, Result};
+use blockyard_block::Result;
 use serde::{Deserialize, Serialize};
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
 
 const FILE: &str = "transfers.json";
 
@@ -36,54 +33,29 @@ pub(crate) struct KeptOrder {
 
 /// All of them.
 pub(crate) struct Orders {
-    folder: PathBuf,
-    list: Mutex<Vec<KeptOrder>>,
+    list: KeptList<KeptOrder>,
 }
 
 impl Orders {
     pub(crate) fn load(folder: &Path) -> Result<Orders> {
-        let list = match fs::read(folder.join(FILE)) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|error| {
-                Error::new(
-                    ErrorKind::Corrupt,
-                    format!(
-                        "the list of transfers ({FILE}) cannot be read: {error}; without the file none of them goes on"
-                    ),
-                )
-            })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(Error::io(FILE, error)),
-        };
-        Ok(Orders { folder: folder.to_owned(), list: Mutex::new(list) })
+        let what = "the list of transfers, none of which goes on without it";
+        Ok(Orders { list: KeptList::load(folder, FILE, what)? })
     }
 
     pub(crate) fn list(&self) -> Vec<KeptOrder> {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.list.list()
     }
 
     /// Keeps an order, or keeps it otherwise than before.
     pub(crate) fn keep(&self, order: &KeptOrder) -> Result<()> {
-        self.change(|list| {
+        self.list.change(|list| {
             list.retain(|other| other.job != order.job);
             list.push(order.clone());
         })
     }
 
     pub(crate) fn forget(&self, job: u64) -> Result<()> {
-        self.change(|list| list.retain(|order| order.job != job))
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Vec<KeptOrder>)) -> Result<()> {
-        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut changed = list.clone();
-        change(&mut changed);
-        if *list != changed {
-            let text = serde_json::to_vec_pretty(&changed)
-                .map_err(|error| Error::io(FILE, io::Error::from(error)))?;
-            replace(&self.folder, FILE, &text)?;
-            *list = changed;
-        }
-        Ok(())
+        self.list.change(|list| list.retain(|order| order.job != job))
     }
 }
 

@@ -154,9 +154,9 @@ fn quote(daemon: &Daemon, wanted: &Wanted, job: &JobHandle) -> Result<JobReport>
     let account = match wanted.direction {
         Direction::Push => {
             let source = block_on(daemon.pool.hold_snapshot(&wanted.here, false, now_unix_s()))?;
-            push(wire, &caller, &source, &wanted.there)
+            block_on(push(wire, &caller, &source, &wanted.there))
         }
-        _ => pull(wire, &caller, &wanted.there, &wanted.here),
+        _ => block_on(pull(wire, &caller, &wanted.there, &wanted.here)),
     };
     Ok(JobReport::Transfer(report(&account.map_err(|failed| failed.error)?, true, 0)))
 }
@@ -326,7 +326,8 @@ fn run_answer(
         Some(of_peer) => of_peer,
         None => &NoOrigins,
     };
-    let account = answer(wire, &daemon.pool, allowed, now_unix_s(), &progress, noted, origins);
+    let done = answer(wire, &daemon.pool, allowed, now_unix_s(), &progress, noted, origins);
+    let account = block_on(done);
     daemon.parts_left.notify_one();
     Ok(JobReport::Transfer(report(&account.map_err(|failed| failed.error)?, quote.get(), 0)))
 }

@@ -43,7 +43,8 @@ impl<D: Directory> Pool<D> {
                 let inside = size.saturating_sub(at).min(CLUSTER_SIZE as u64) as usize;
                 let bytes = &data[step * CLUSTER_SIZE..(step + 1) * CLUSTER_SIZE];
                 let behind_end = bytes[inside..].iter().any(|byte| *byte != 0);
-                found == expected && !behind_end
+                let has_hash = found == expected || blockyard_io::broken("I16-keep-unchecked");
+                has_hash && !behind_end
             })
             .collect();
         let mut at = 0;

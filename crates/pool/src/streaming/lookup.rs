@@ -87,11 +87,8 @@ impl<D: Directory> Lookup<D> {
         self.algorithm() != HashAlgorithm::Sha1
     }
 
-    /// Clusters of an extent that belong to the image. What lies behind must read zero (I11).
     pub(super) fn clusters_in(&self, index: u64) -> usize {
-        let first = index.saturating_mul(EXTENT_CLUSTERS as u64);
-        let clusters = self.size.div_ceil(CLUSTER_SIZE as u64);
-        clusters.saturating_sub(first).min(EXTENT_CLUSTERS as u64) as usize
+        clusters_in(self.size, index)
     }
 
     /// Whether the image ends within this cluster of an extent: no other image's cluster is taken for it,
@@ -99,11 +96,6 @@ impl<D: Directory> Lookup<D> {
     pub(super) fn is_cut(&self, index: u64, slot: usize) -> bool {
         let cluster = index * EXTENT_CLUSTERS as u64 + slot as u64;
         (cluster + 1) * CLUSTER_SIZE as u64 > self.size
-    }
-
-    /// Bytes from `offset` on, at most `length`, that lie before the end of the image.
-    pub(super) fn bytes_in(&self, offset: u64, length: usize) -> usize {
-        self.size.saturating_sub(offset).min(length as u64) as usize
     }
 
     /// For each summary, whether the pool has an extent of that content.
@@ -409,6 +401,13 @@ impl<D: Directory> Pool<D> {
         let first = number * blockyard_block::MAP_PAGE_EXTENTS as u64;
         found.page.iter().map(|(within, id)| (first + within as u64, id)).collect()
     }
+}
+
+/// Clusters of an extent that belong to an image of `size` bytes. What lies behind must read zero (I11).
+pub(super) fn clusters_in(size: u64, index: u64) -> usize {
+    let first = index.saturating_mul(EXTENT_CLUSTERS as u64);
+    let clusters = size.div_ceil(CLUSTER_SIZE as u64);
+    clusters.saturating_sub(first).min(EXTENT_CLUSTERS as u64) as usize
 }
 
 /// The error for a list that contradicts itself.

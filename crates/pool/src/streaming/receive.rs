@@ -9,8 +9,8 @@ use crate::pool::Pool;
 use crate::reclaim::users::Users;
 use crate::volume::Volume;
 use blockyard_block::{
-    Buffer, CLUSTER_SIZE, ClusterIndex, ContentHash, EXTENT_CLUSTERS, EXTENT_SIZE, Error,
-    ErrorKind, ImageId, ImageName, Result,
+    Buffer, ClusterIndex, ContentHash, EXTENT_CLUSTERS, Error, ErrorKind, ImageId, ImageName,
+    Result,
 };
 use blockyard_io::Directory;
 use std::collections::VecDeque;
@@ -343,9 +343,7 @@ impl<D: Directory> Receive<D> {
         Ok(true)
     }
 
-    /// Writes consecutive clusters of an extent, to its home if there is room, after each was compared with its
-    /// hash: `Corrupt` names the first that does not match, and nothing of them is written. `data` is as many
-    /// whole clusters as there are hashes; of the image's last, bytes behind its end must be zero.
+    /// As [`super::Writer::write`].
     pub async fn write(
         &self,
         index: u64,
@@ -353,37 +351,7 @@ impl<D: Directory> Receive<D> {
         hashes: &[ContentHash],
         data: &Buffer,
     ) -> Result<()> {
-        let fits = slot + hashes.len() <= self.lookup.clusters_in(index);
-        if !fits || data.len() != hashes.len() * CLUSTER_SIZE {
-            return Err(lie("clusters do not fit their place"));
-        }
-        let offset = index * EXTENT_SIZE + (slot * CLUSTER_SIZE) as u64;
-        for (at, (found, expected)) in self.pool.hashes_of(data).iter().zip(hashes).enumerate() {
-            if found != expected {
-                let place = offset + (at * CLUSTER_SIZE) as u64;
-                let message = format!(
-                    "the cluster that came for {place} does not have the hash that was told for it"
-                );
-                return Err(Error::new(ErrorKind::Corrupt, message));
-            }
-        }
-        let in_image = self.lookup.bytes_in(offset, data.len());
-        if data[in_image..].iter().any(|byte| *byte != 0) {
-            return Err(lie("there is data behind the end of the image"));
-        }
-        match in_image == data.len() {
-            true => self.pool.write_hashed(self.volume.id(), offset, data, hashes).await,
-            false => {
-                let whole = in_image / CLUSTER_SIZE * CLUSTER_SIZE;
-                let hashes = &hashes[..whole / CLUSTER_SIZE];
-                let image = self.volume.id();
-                if whole > 0 {
-                    self.pool.write_hashed(image, offset, &data.slice(0..whole), hashes).await?;
-                }
-                let rest = data.slice(whole..in_image);
-                self.pool.write_image(image, offset + whole as u64, &rest).await
-            }
-        }
+        self.writer().write(index, slot, hashes, data).await
     }
 
     /// Makes the summaries that [`Receive::finish`] needs and that are not known: it says nothing while it works.
@@ -428,7 +396,9 @@ impl<D: Directory> Receive<D> {
     pub async fn leave(mut self, now_unix_s: u64) {
         self.lookup.remove_files().await;
         let took_all = self.taken_through == self.lookup.indices.len() && self.hits.is_some();
-        if !took_all && self.pool.has_left(&self.name) {
+        // Asked for again it has come by another call, while this one waited for a peer that was gone: nobody asks once more.
+        let has_come = self.pool.image(&self.name).is_ok();
+        if has_come || !took_all && self.pool.has_left(&self.name) {
             return;
         }
         self.remove_parts();

@@ -25,6 +25,8 @@ pub(crate) struct ImageModel {
     /// Snapshots and clones being taken of it; its size must not change meanwhile.
     pub(crate) copies_in_flight: u64,
     pub(crate) removed: bool,
+    /// It is, or was, used before it was there: its origin excuses failures.
+    pub(crate) lazy: bool,
     /// Sectors not here were never written.
     sectors: BTreeMap<u64, Vec<Version>>,
     /// When the latest successful flush began.
@@ -44,6 +46,7 @@ impl ImageModel {
             disturbances: 0,
             copies_in_flight: 0,
             removed: false,
+            lazy: false,
             sectors: BTreeMap::new(),
             flushed: 0,
             fences: Vec::new(),
@@ -157,7 +160,7 @@ impl ImageModel {
     }
 
     /// What a copy taken at some moment in `[start, end]` may hold.
-    pub(super) fn candidates(&self, start: u64, end: u64) -> BTreeMap<u64, Vec<Version>> {
+    pub(crate) fn candidates(&self, start: u64, end: u64) -> BTreeMap<u64, Vec<Version>> {
         let of_sector = |versions: &Vec<Version>| {
             sector::possible(versions, Rule::Cache { since: start })
                 .filter(|version| version.start <= end)
@@ -167,7 +170,7 @@ impl ImageModel {
         self.sectors.iter().map(|(sector, versions)| (*sector, of_sector(versions))).collect()
     }
 
-    pub(super) fn start_with(&mut self, sectors: BTreeMap<u64, Vec<Version>>) {
+    pub(crate) fn start_with(&mut self, sectors: BTreeMap<u64, Vec<Version>>) {
         self.sectors = sectors;
         self.sectors.retain(|sector, _| sector * (SECTOR as u64) < self.size);
     }
@@ -177,10 +180,24 @@ impl ImageModel {
         drop(self.sectors.split_off(&(size / SECTOR as u64)));
     }
 
+    /// After a crash of an image that cannot be read whole: every value that the rule allows may be there.
+    pub(crate) fn survive(&mut self, rule: Rule) {
+        let old = |versions: &Vec<Version>| {
+            let left = sector::possible(versions, rule);
+            left.map(|version| Version::old(version.value.clone())).collect()
+        };
+        self.sectors = self.sectors.iter().map(|(at, versions)| (*at, old(versions))).collect();
+        self.settle_requests();
+    }
+
     /// After a crash: what was read is what the image holds, durably.
     pub(crate) fn settle(&mut self, values: BTreeMap<u64, Value>) {
         self.sectors =
             values.into_iter().map(|(sector, value)| (sector, vec![Version::old(value)])).collect();
+        self.settle_requests();
+    }
+
+    fn settle_requests(&mut self) {
         self.flushed = 0;
         self.managed = false;
         self.copies_in_flight = 0;

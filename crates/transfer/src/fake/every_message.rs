@@ -1,11 +1,10 @@
 //! Every kind of message, right, wrong and without sense, to each role in each of its states.
 
-use super::{TestPool, called, greet, image};
+use super::{Peer, TestPool, called, greet, image};
 use crate::message::{Found, Message, Payload, SlotBits};
 use crate::order::{Direction, Order, Terms};
 use crate::v1;
 use crate::v1::message::Kind;
-use crate::wire::Session;
 use blockyard_block::{ContentHash, ErrorKind, HashAlgorithm};
 use blockyard_pool::{ExtentHashes, root_hash};
 use prost::bytes::Bytes;
@@ -72,7 +71,7 @@ fn digest(number: u32) -> ContentHash {
 }
 
 /// Brings a role to a state.
-fn drive(session: &mut Session<'_>, state: State, number: u32) {
+fn drive(session: &mut Peer<'_>, state: State, number: u32) {
     let hello = Message::Hello { version: crate::VERSION, hash: "blake3".into(), pool: [1; 16] };
     let push = [State::Offer, State::Summaries, State::Hashes, State::Clusters];
     match state {

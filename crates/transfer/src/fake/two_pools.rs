@@ -73,7 +73,7 @@ fn push_over(
         let allowed = Allowed { push: true, ..Allowed::default() };
         let answering = scope.spawn(move || {
             let theirs = theirs.with_patience(patience.0, patience.1);
-            answer(theirs, to, &allowed, 1, &Unwatched, |_| {}, &NoOrigins)
+            block_on(answer(theirs, to, &allowed, 1, &Unwatched, |_| {}, &NoOrigins))
         });
         let caller = Caller {
             pool: from,
@@ -84,7 +84,7 @@ fn push_over(
             progress: &Unwatched,
         };
         let ours = ours.with_patience(patience.0, patience.1);
-        let pushed = push(ours, &caller, source, &image("there"));
+        let pushed = block_on(push(ours, &caller, source, &image("there")));
         (pushed, answering.join().unwrap())
     })
 }

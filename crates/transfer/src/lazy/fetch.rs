@@ -5,11 +5,11 @@ use crate::message::{Message, SlotBits, nonsense};
 use crate::order::{Account, Caller, Direction, Failed, Moved, Order, call, end};
 use crate::payload::Unpacker;
 use crate::wire::{Session, Wire, unexpected};
-use blockyard_block::{BufferMut, ContentHash, EXTENT_CLUSTERS, ImageId, ImageName, Result};
-use blockyard_io::{Directory, block_on};
+use blockyard_block::{ContentHash, EXTENT_CLUSTERS, ImageId, ImageName, Result};
+use blockyard_io::Directory;
 use blockyard_pool::{Fetch, Missing, PROFILE_RUN_CLUSTERS, Pool};
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Clusters asked for with one message: 256 KiB. What a read waits for stands behind no more than the window.
 const BATCH_CLUSTERS: usize = 64;
@@ -41,7 +41,7 @@ pub enum Fetched {
 }
 
 /// Fetches until the image is filled, or there is nothing to do, or the wire is cut.
-pub fn fetch<D: Directory>(
+pub async fn fetch<D: Directory>(
     wire: Wire,
     caller: &Caller<'_, D>,
     fetching: &Fetching<'_>,
@@ -52,8 +52,9 @@ pub fn fetch<D: Directory>(
     };
     let mut session = Session::new(wire, caller.progress);
     let mut filled = Fetched::Idle;
-    let done = call(&mut session, caller.pool, order).and_then(|()| {
-        begin(&mut session, caller.pool, fetching.image)?;
+    let done = async {
+        call(&mut session, caller.pool, order).await?;
+        begin(&mut session, caller.pool, fetching.image).await?;
         let mut work = Work {
             pool: caller.pool,
             fetching,
@@ -61,22 +62,27 @@ pub fn fetch<D: Directory>(
             coming: VecDeque::new(),
             moved: Moved { total: fetching.missing, ..Moved::default() },
         };
-        filled = work.run(&mut session)?;
-        session.send(Message::WantedEnd)?;
+        filled = work.run(&mut session).await?;
+        session.send(Message::WantedEnd).await?;
         Ok(Account::default())
-    });
+    };
+    let done = done.await;
     // What was on its way does not come.
     caller.pool.forget_fetches(fetching.image);
-    end(&mut session, done).map(|_| filled)
+    end(&mut session, done).await.map(|_| filled)
 }
 
 /// The origin still has it; and where it is read first.
-fn begin<D: Directory>(session: &mut Session<'_>, pool: &Pool<D>, image: ImageId) -> Result<()> {
-    match session.receive()? {
+async fn begin<D: Directory>(
+    session: &mut Session<'_>,
+    pool: &Pool<D>,
+    image: ImageId,
+) -> Result<()> {
+    match session.receive().await? {
         Message::Held => pool.note_origin(image, None),
         other => return Err(unexpected(&other, "Held")),
     }
-    match session.receive()? {
+    match session.receive().await? {
         Message::Profile(runs) => {
             let clusters = runs.into_iter().flat_map(|run| {
                 let first = u64::from(run) * PROFILE_RUN_CLUSTERS;
@@ -99,39 +105,39 @@ struct Work<'a, D: Directory> {
 }
 
 impl<D: Directory> Work<'_, D> {
-    fn run(&mut self, session: &mut Session<'_>) -> Result<Fetched> {
-        let mut worked = Instant::now();
+    async fn run(&mut self, session: &mut Session<'_>) -> Result<Fetched> {
+        let mut worked = session.now();
         loop {
             let demand = self.pool.demand();
-            if self.ask(session)? && self.coming.is_empty() {
+            if self.ask(session).await? && self.coming.is_empty() {
                 return Ok(Fetched::Filled);
             }
             if !self.coming.is_empty() {
-                self.store_next(session)?;
-                worked = Instant::now();
+                self.store_next(session).await?;
+                worked = session.now();
                 continue;
             }
-            if worked.elapsed() > IDLE {
+            if session.since(worked) > IDLE {
                 return Ok(Fetched::Idle);
             }
             match demand {
-                Some(demand) => drop(event_listener::Listener::wait_timeout(demand, LOOK)),
-                None => std::thread::sleep(LOOK),
+                Some(demand) => session.sleep_unless(LOOK, demand).await,
+                None => session.sleep(LOOK).await,
             }
             session.still_working()?;
         }
     }
 
     /// Fills the window; true if nothing is missing.
-    fn ask(&mut self, session: &mut Session<'_>) -> Result<bool> {
+    async fn ask(&mut self, session: &mut Session<'_>) -> Result<bool> {
         while self.coming.len() < WINDOW {
             let background = (self.fetching.background)();
             let image = self.fetching.image;
-            match block_on(self.pool.next_fetch(image, BATCH_CLUSTERS, background))? {
+            match self.pool.next_fetch(image, BATCH_CLUSTERS, background).await? {
                 Fetch::Missing(missing) if missing.slots.is_empty() => {}
                 Fetch::Missing(missing) => {
                     let slots = SlotBits::of(missing.slots.iter().map(|(slot, _)| *slot));
-                    session.send(Message::Wanted { index: missing.index, slots })?;
+                    session.send(Message::Wanted { index: missing.index, slots }).await?;
                     self.coming.push_back(missing);
                 }
                 Fetch::Nothing => return Ok(false),
@@ -142,15 +148,15 @@ impl<D: Directory> Work<'_, D> {
     }
 
     /// Keeps what comes next.
-    fn store_next(&mut self, session: &mut Session<'_>) -> Result<()> {
+    async fn store_next(&mut self, session: &mut Session<'_>) -> Result<()> {
         let Some(expected) = self.coming.front_mut() else { return Ok(()) };
         let image = self.fetching.image;
-        let count = match session.receive()? {
+        let count = match session.receive().await? {
             Message::Clusters { index, first_slot, data } => {
                 let hashes = next_hashes(expected, index, first_slot, data.count())?;
-                let data = BufferMut::copy_of(&self.unpacker.unpack(data)?).freeze();
+                let data = self.unpacker.unpack(data)?;
                 let kept = self.pool.keep_fetched(image, index, first_slot, &hashes, &data);
-                block_on(kept)?;
+                kept.await?;
                 hashes.len()
             }
             Message::Withheld { index, slots } => {

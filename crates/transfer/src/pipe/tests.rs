@@ -33,9 +33,9 @@ fn an_image_crosses_a_pipe() {
     let allowed = Allowed { push: true, ..Allowed::default() };
     let account = thread::scope(|scope| {
         scope.spawn(|| {
-            answer(other, &to.pool, &allowed, 1, &Unwatched, |_| {}, &NoOrigins).unwrap()
+            block_on(answer(other, &to.pool, &allowed, 1, &Unwatched, |_| {}, &NoOrigins)).unwrap()
         });
-        push(one, &caller, &source, &image("there")).unwrap()
+        block_on(push(one, &caller, &source, &image("there"))).unwrap()
     });
     assert!(account.clusters_sent > 0);
     let digest = block_on(source.digest()).unwrap();
@@ -50,7 +50,7 @@ fn heard(bytes: &[u8]) -> (Error, bool) {
     runtime.block_on(theirs.write_all(bytes)).unwrap();
     drop(theirs);
     loop {
-        match session.receive() {
+        match block_on(session.receive()) {
             Ok(Message::WantedEnd) => {}
             Ok(other) => panic!("{}", other.name()),
             Err(error) => return (error, session.is_cut()),

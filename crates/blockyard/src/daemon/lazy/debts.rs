@@ -5,9 +5,9 @@ use crate::daemon::Daemon;
 use crate::daemon::storage::now_unix_s;
 use crate::daemon::transfers::dial;
 use blockyard_block::{Error, ErrorKind, ImageName, Result};
-use blockyard_transfer::{Caller, DependantId, Terms, Unwatched, release};
+use blockyard_transfer::{Caller, DependantId, Terms, Unwatched, not_needed, release};
 use pollster::block_on;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,25 +37,19 @@ fn pay(daemon: &Daemon, mut tried: BTreeMap<String, Instant>) -> BTreeMap<String
     if debts.is_empty() {
         return BTreeMap::new();
     }
-    // Orders first: a pull that ends has shown its image before its order goes.
-    let orders = daemon.orders.list().into_iter();
-    let mut needed: BTreeSet<String> = orders.filter_map(|order| order.dependant).collect();
-    let origins = daemon.pool.lazy_origins();
-    needed.extend(origins.iter().filter_map(|(_, bytes)| Some(Origin::decode(bytes)?.dependant)));
-    // A list that cannot be read does not say whose it is.
-    if origins.iter().any(|(_, bytes)| bytes.is_empty()) {
-        return tried;
-    }
-    let is_due = |debt: &&Debt| {
-        let waits = tried.get(&debt.dependant).is_some_and(|last| last.elapsed() < AGAIN);
-        !needed.contains(&debt.dependant) && !waits
+    let ids = |debt: &Debt| DependantId::parse(&debt.dependant).ok();
+    let waits =
+        |debt: &&Debt| tried.get(&debt.dependant).is_some_and(|last| last.elapsed() < AGAIN);
+    let asked = debts.iter().filter(|debt| !waits(debt)).filter_map(ids).collect();
+    let ordered = || {
+        let orders = daemon.orders.list().into_iter();
+        orders.filter_map(|order| DependantId::parse(&order.dependant?).ok()).collect()
     };
-    let due: Vec<&Debt> = debts.iter().filter(is_due).collect();
-    // That an image is filled or gone may not be durable yet: after a power cut it would need its origin again.
-    if due.is_empty() || block_on(daemon.pool.make_durable()).is_err() {
+    let of_origin = |bytes: &[u8]| DependantId::parse(&Origin::decode(bytes)?.dependant).ok();
+    let Ok(due) = block_on(not_needed(&daemon.pool, asked, ordered, of_origin)) else {
         return tried;
-    }
-    for debt in due {
+    };
+    for debt in debts.iter().filter(|debt| ids(debt).is_some_and(|id| due.contains(&id))) {
         tried.insert(debt.dependant.clone(), Instant::now());
         let told = tell(daemon, &debt.peer, &debt.source, &debt.dependant);
         match told {
@@ -87,7 +81,7 @@ fn tell(daemon: &Daemon, peer: &str, source: &str, dependant: &str) -> Result<()
         now_unix_s: now_unix_s(),
         progress: &Unwatched,
     };
-    release(wire, &caller, &source, id).map_err(|failed| match failed.error.kind() {
+    block_on(release(wire, &caller, &source, id)).map_err(|failed| match failed.error.kind() {
         ErrorKind::ShutDown => Error::new(ErrorKind::Io, "the peer goes away"),
         _ => failed.error,
     })

@@ -122,7 +122,7 @@ impl Fill<'_> {
             background: &background,
             missing: lazy.bytes_missing / CLUSTER_SIZE as u64,
         };
-        fetch(wire, &caller, &fetching).map_err(|failed| {
+        block_on(fetch(wire, &caller, &fetching)).map_err(|failed| {
             let kind = failed.error.kind();
             if !failed.cut && matches!(kind, ErrorKind::NotFound | ErrorKind::Denied) {
                 self.daemon.pool.note_origin(self.id, Some(failed.error.to_string()));

@@ -180,7 +180,9 @@ impl Moving<'_> {
     /// One call, and how many clusters came of it.
     fn once(&mut self, source: Option<&Volume<HostDirectory>>) -> (Result<Account, Failed>, u64) {
         if self.origin.as_ref().is_some_and(|origin| self.is_shown(origin)) {
-            return (Ok(Account::default()), 0);
+            // The call that showed it may have failed before that was durable.
+            let durable = block_on(self.daemon.pool.make_durable());
+            return (durable.map(|()| Account::default()).map_err(Failed::from), 0);
         }
         let (wire, peer) = match call(self.daemon, self.wanted) {
             Ok(called) => called,
@@ -193,9 +195,9 @@ impl Moving<'_> {
         let caller = progress.caller(&self.wanted.terms, self.wanted.quote, self.again);
         self.again = true;
         let done = match (source, &self.origin) {
-            (Some(source), _) => push(wire, &caller, source, &self.wanted.there),
+            (Some(source), _) => block_on(push(wire, &caller, source, &self.wanted.there)),
             (None, Some(origin)) => self.pull_lazily(wire, &caller, origin),
-            (None, None) => pull(wire, &caller, &self.wanted.there, &self.wanted.here),
+            (None, None) => block_on(pull(wire, &caller, &self.wanted.there, &self.wanted.here)),
         };
         (done, progress.moved.get().done)
     }
@@ -208,7 +210,7 @@ impl Moving<'_> {
     ) -> Result<Account, Failed> {
         let (there, here) = (&self.wanted.there, &self.wanted.here);
         let dependant = DependantId::parse(&origin.dependant)?;
-        pull_lazily(wire, caller, there, here, dependant, origin.encode()?)
+        block_on(pull_lazily(wire, caller, there, here, dependant, origin.encode()?))
     }
 
     fn sleep(&self, time: Duration) -> Result<(), Failed> {
@@ -234,7 +236,7 @@ impl Moving<'_> {
         if self.again
             && let Ok((wire, _)) = call(self.daemon, self.wanted)
         {
-            give_up(wire, &self.daemon.pool, &self.wanted.there);
+            block_on(give_up(wire, &self.daemon.pool, &self.wanted.there));
         }
     }
 }

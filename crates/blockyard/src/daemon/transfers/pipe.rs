@@ -71,9 +71,9 @@ fn run_call(daemon: &Daemon, call: &Call, wire: Wire, job: &JobHandle) -> Result
     let done = match call.direction {
         PipeDirection::Push => {
             let source = block_on(daemon.pool.hold_snapshot(&call.here, false, now_unix_s()))?;
-            push(wire, &caller, &source, &call.there)
+            block_on(push(wire, &caller, &source, &call.there))
         }
-        PipeDirection::Pull => pull(wire, &caller, &call.there, &call.here),
+        PipeDirection::Pull => block_on(pull(wire, &caller, &call.there, &call.here)),
     };
     daemon.parts_left.notify_one();
     match done {
