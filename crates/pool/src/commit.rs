@@ -280,13 +280,29 @@ impl State {
 
     /// The extents of an image in order, with their index.
     pub(crate) fn image_extents(&self, image: ImageId) -> Vec<(u64, ExtentId)> {
+        self.image_extents_from(image, 0, usize::MAX)
+    }
+
+    /// The same from the extent `first` on, at least `count` if there are so many: all of a large image are not for
+    /// memory.
+    pub(crate) fn image_extents_from(
+        &self,
+        image: ImageId,
+        first: u64,
+        count: usize,
+    ) -> Vec<(u64, ExtentId)> {
         let Some(image) = self.images.get(&image) else { return Vec::new() };
         let per_page = blockyard_block::MAP_PAGE_EXTENTS as u64;
+        let first_page = (first / per_page) as usize;
         let mut extents = Vec::new();
-        for (number, page) in image.record.pages.iter().enumerate() {
+        for (number, page) in image.record.pages.iter().enumerate().skip(first_page) {
+            if extents.len() >= count {
+                break;
+            }
             let Some(page) = page else { continue };
             let base = number as u64 * per_page;
-            extents.extend(self.pages[page].page.iter().map(|(at, id)| (base + at as u64, id)));
+            let of_page = self.pages[page].page.iter().map(|(at, id)| (base + at as u64, id));
+            extents.extend(of_page.filter(|(index, _)| *index >= first));
         }
         extents
     }

@@ -14,6 +14,9 @@ use blockyard_block::{
 };
 use blockyard_io::Directory;
 
+/// Extents that are listed at once.
+pub(crate) const EXTENTS_AT_ONCE: usize = 4096;
+
 impl<D: Directory> Pool<D> {
     /// The image's root hash over size, algorithm and content; the same for the same content,
     /// wherever it lies. Reads hashes, no data. `Busy` naming the count while clusters are untrusted.
@@ -24,21 +27,27 @@ impl<D: Directory> Pool<D> {
     }
 
     pub(crate) async fn digest_of(&self, id: ImageId) -> Result<ContentHash> {
-        let (size, extents) = {
-            let state = self.lock();
-            state.check_not_lazy(id, "compared")?;
-            (state.image(id)?.record.size, state.image_extents(id))
-        };
+        let size = self.lock().image(id)?.record.size;
         let mut root = RootHasher::new(self.hash_algorithm(), size);
-        for (index, extent) in extents {
-            let summary = self.summary(extent).await.map_err(|error| {
-                let name = self.lock().image(id).map(|image| image.record.name.to_string());
-                let name = name.unwrap_or_else(|_| id.0.to_string());
-                error.at(format_args!("image {name} at {}", index * EXTENT_SIZE))
-            })?;
-            root.add(index, &summary);
+        let mut first = 0;
+        loop {
+            let extents = {
+                let state = self.lock();
+                state.check_not_lazy(id, "compared")?;
+                state.image(id)?;
+                state.image_extents_from(id, first, EXTENTS_AT_ONCE)
+            };
+            let Some((last, _)) = extents.last() else { return Ok(root.finish()) };
+            first = last + 1;
+            for (index, extent) in extents {
+                let summary = self.summary(extent).await.map_err(|error| {
+                    let name = self.lock().image(id).map(|image| image.record.name.to_string());
+                    let name = name.unwrap_or_else(|_| id.0.to_string());
+                    error.at(format_args!("image {name} at {}", index * EXTENT_SIZE))
+                })?;
+                root.add(index, &summary);
+            }
         }
-        Ok(root.finish())
     }
 
     /// The hash over the hashes of an extent's slots, kept until it changes.

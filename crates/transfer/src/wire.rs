@@ -18,7 +18,7 @@ use tokio::sync::mpsc::error::{TryRecvError, TrySendError};
 /// Messages that wait to be sent, and to be taken: of at most 1 MiB each.
 pub(crate) const QUEUE: usize = 4;
 /// What may be on its way of a conversation before its other end takes it.
-pub(crate) const WINDOW_BYTES: u32 = 4 << 20;
+pub(crate) const WINDOW_BYTES: u32 = 2 << 20;
 /// Frames of 16 KiB, which HTTP/2 has unless told otherwise, cost a system call each on both sides.
 pub(crate) const FRAME_BYTES: u32 = 256 << 10;
 /// Threads that read and compress, or decompress and write, beside each conversation.

@@ -6,6 +6,7 @@ use super::take::{Candidate, Proof};
 use crate::index::page::Record;
 use crate::index::sorter::Merge;
 use crate::pool::Pool;
+use crate::query::EXTENTS_AT_ONCE;
 use crate::reclaim::users::Users;
 use crate::volume::Volume;
 use blockyard_block::{
@@ -356,13 +357,17 @@ impl<D: Directory> Receive<D> {
 
     /// Makes the summaries that [`Receive::finish`] needs and that are not known: it says nothing while it works.
     pub async fn make_summaries(&self, working: Working<'_>) -> Result<()> {
-        let extents = self.pool.lock().image_extents(self.volume.id());
-        for (_, extent) in extents {
-            working()?;
-            // What is wrong with it is told by the end.
-            let _ = self.pool.summary(extent).await;
+        let (image, mut first) = (self.volume.id(), 0);
+        loop {
+            let extents = self.pool.lock().image_extents_from(image, first, EXTENTS_AT_ONCE);
+            let Some((last, _)) = extents.last() else { return Ok(()) };
+            first = last + 1;
+            for (_, extent) in extents {
+                working()?;
+                // What is wrong with it is told by the end.
+                let _ = self.pool.summary(extent).await;
+            }
         }
-        Ok(())
     }
 
     /// Compares the image's root hash with the source's, makes all of it durable and shows it, in one

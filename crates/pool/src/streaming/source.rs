@@ -4,6 +4,7 @@
 
 use super::ExtentHashes;
 use crate::hashes::Known;
+use crate::query::EXTENTS_AT_ONCE;
 use crate::volume::Volume;
 use blockyard_block::{ContentHash, Error, ErrorKind, Result};
 use blockyard_io::Directory;
@@ -17,20 +18,27 @@ impl<D: Directory> Volume<D> {
         count_max: usize,
     ) -> Result<Vec<(u64, ContentHash)>> {
         let pool = self.pool();
-        pool.lock().check_not_lazy(self.id(), "told of")?;
-        let extents = pool.lock().image_extents(self.id());
         let empty = ExtentHashes::empty_summary(pool.hash_algorithm());
         let mut summaries = Vec::new();
-        for (index, extent) in extents.into_iter().filter(|(index, _)| *index >= first) {
-            if summaries.len() == count_max {
-                break;
-            }
-            let summary = pool.summary(extent).await?;
-            if summary != empty {
-                summaries.push((index, summary));
+        let mut next = first;
+        loop {
+            let extents = {
+                let state = pool.lock();
+                state.check_not_lazy(self.id(), "told of")?;
+                state.image_extents_from(self.id(), next, EXTENTS_AT_ONCE)
+            };
+            let Some((last, _)) = extents.last() else { return Ok(summaries) };
+            next = last + 1;
+            for (index, extent) in extents {
+                if summaries.len() == count_max {
+                    return Ok(summaries);
+                }
+                let summary = pool.summary(extent).await?;
+                if summary != empty {
+                    summaries.push((index, summary));
+                }
             }
         }
-        Ok(summaries)
     }
 
     /// The hashes of the extent `index`. Reads hashes, no data. `Busy` as for summaries.

@@ -69,10 +69,12 @@ fn push_over(
     let runtime = Runtime::new().unwrap();
     let (ours, theirs) = wire_pair_through(runtime.handle(), line);
     let patience = (stall, Duration::from_secs(20));
+    // What is asked for again goes on in turn, without threads.
+    let threads = if again { 0 } else { 2 };
     thread::scope(|scope| {
         let allowed = Allowed { push: true, ..Allowed::default() };
         let answering = scope.spawn(move || {
-            let theirs = theirs.with_patience(patience.0, patience.1);
+            let theirs = theirs.with_patience(patience.0, patience.1).with_threads(threads);
             block_on(answer(theirs, to, &allowed, 1, &Unwatched, |_| {}, &NoOrigins))
         });
         let caller = Caller {
@@ -83,7 +85,7 @@ fn push_over(
             now_unix_s: 1,
             progress: &Unwatched,
         };
-        let ours = ours.with_patience(patience.0, patience.1);
+        let ours = ours.with_patience(patience.0, patience.1).with_threads(threads);
         let pushed = block_on(push(ours, &caller, source, &image("there")));
         (pushed, answering.join().unwrap())
     })
