@@ -132,6 +132,10 @@ impl OfPeer<'_> {
         let _changing = dependants.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let known_by = self.known_by.to_string();
         dependants.let_go.check(&known_by, id)?;
+        // The image may be there already, by the list of what was kept first: an order can be late.
+        if let Ok((kept, _)) = self.open(image, id) {
+            return Ok(kept);
+        }
         let id = id.to_string();
         let of_peer = dependants.list.list().into_iter();
         let others = of_peer.filter(|other| other.known_by == known_by && other.id != id);

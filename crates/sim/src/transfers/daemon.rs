@@ -118,6 +118,9 @@ impl Origins<SimDirectory> for OfPeer {
             let _changing = self.site.change_dependants(&self.net).await;
             let pool = self.site.context.pool();
             self.site.let_go.borrow().check("peer", id)?;
+            if let Ok((kept, _)) = self.open(image, id) {
+                return Ok(kept);
+            }
             self.net.note(Count::Holds);
             hold_for_dependant(&pool, image, NOW_UNIX_S, async |_, snapshot| {
                 let source = image.to_string();
