@@ -229,8 +229,10 @@ impl Driver {
     fn remove_one(&mut self, index: usize) {
         let is_here = |transfer: &&Rc<Transfer>| {
             let image = transfer.image.borrow();
-            let orders = self.net.sites[transfer.caller()].orders.on_disk();
-            let ordered = orders.iter().any(|order| order.transfer == transfer.number);
+            let orders = &self.net.sites[transfer.caller()].orders;
+            // One that could not be taken off the list comes back with the next change of that, and is done once more.
+            let mut known = orders.on_disk().into_iter().chain(orders.list());
+            let ordered = known.any(|order| order.transfer == transfer.number);
             transfer.to == index && transfer.shown.get() && image.is_usable() && !ordered
         };
         let transfers = self.net.transfers.borrow();
@@ -242,6 +244,11 @@ impl Driver {
 
     /// A kill or a power cut of one of the machines, now.
     fn crash(&mut self, index: usize) {
+        let is_kill = self.net.one_in(2);
+        self.end_process(index, is_kill);
+    }
+
+    fn end_process(&mut self, index: usize, is_kill: bool) {
         let site = self.site(index);
         for transfer in self.net.transfers.borrow().iter() {
             if transfer.from == index {
@@ -256,7 +263,7 @@ impl Driver {
         let failed_syncs = site.context.world.counters().failed_syncs;
         self.net.forget_process(index);
         site.begin_process();
-        if self.net.one_in(2) {
+        if is_kill {
             site.context.trace("KILL");
             self.executors[index].kill();
         } else {
@@ -278,6 +285,9 @@ impl Driver {
     fn move_on(&mut self) -> Result<(), String> {
         if let Some(violation) = self.net.violation() {
             return Err(violation);
+        }
+        if let Some(index) = self.net.loses_power.take() {
+            self.end_process(index, false);
         }
         for index in 0..2 {
             self.tend(index)?;

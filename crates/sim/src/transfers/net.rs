@@ -27,6 +27,8 @@ pub(super) struct Net {
     pub(super) transfers: RefCell<Vec<Rc<Transfer>>>,
     /// Nothing bad happens any more.
     pub(super) calm: Cell<bool>,
+    /// A machine whose power is cut at the next step.
+    pub(super) loses_power: Cell<Option<usize>>,
     /// Tasks that nobody runs yet.
     starting: RefCell<VecDeque<(usize, Task)>>,
     /// Calls that nobody answers yet: at which machine.
@@ -44,6 +46,7 @@ impl Net {
             sites,
             transfers: RefCell::default(),
             calm: Cell::new(true),
+            loses_power: Cell::new(None),
             starting: RefCell::default(),
             calls: RefCell::default(),
             totals: RefCell::default(),
