@@ -126,24 +126,31 @@ impl OfPeer<'_> {
         dependant.known_by == self.known_by.to_string() && dependant.id == id
     }
 
+    /// By the name that it was allowed by.
+    fn find<'l>(
+        &self,
+        list: &'l [Dependant],
+        image: &ImageName,
+        id: &str,
+    ) -> Option<&'l Dependant> {
+        list.iter().find(|one| self.is(one, id) && one.source == image.to_string())
+    }
+
     fn hold_now(&self, image: &ImageName, id: DependantId) -> Result<Volume<HostDirectory>> {
         let (pool, dependants) = (&self.daemon.pool, &self.daemon.dependants);
         // Asked for again, or let go, meanwhile: that waits.
         let _changing = dependants.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let known_by = self.known_by.to_string();
         dependants.let_go.check(&known_by, id)?;
-        // The image may be there already, by the list of what was kept first: an order can be late.
-        if let Ok((kept, _)) = self.open(image, id) {
-            return Ok(kept);
-        }
         let id = id.to_string();
-        let of_peer = dependants.list.list().into_iter();
-        let others = of_peer.filter(|other| other.known_by == known_by && other.id != id);
+        let list = dependants.list.list();
+        let kept = self.find(&list, image, &id).map(|kept| ImageId(kept.snapshot));
+        let others = list.iter().filter(|other| other.known_by == known_by && other.id != id);
         if others.count() >= DEPENDANTS_MAX {
             let message = format!("{DEPENDANTS_MAX} images are filled from here by this peer");
             return Err(Error::new(ErrorKind::Busy, message));
         }
-        block_on(hold_for_dependant(pool, image, now_unix_s(), async |found, snapshot| {
+        block_on(hold_for_dependant(pool, image, kept, now_unix_s(), async |found, snapshot| {
             let dependant = Dependant {
                 known_by,
                 peer: self.peer.to_owned(),
@@ -181,9 +188,7 @@ impl Origins<HostDirectory> for OfPeer<'_> {
                 "nothing is kept for this image any more: it was removed there by force",
             )
         };
-        // By the name that it was allowed by.
-        let is_it = |one: &&Dependant| self.is(one, &id) && one.source == image.to_string();
-        let found = list.iter().find(is_it).ok_or_else(gone)?;
+        let found = self.find(&list, image, &id).ok_or_else(gone)?;
         let source = self.daemon.pool.open_left_snapshot(ImageId(found.snapshot))?;
         Ok((source, self.daemon.profiles.of_image(ImageId(found.image))))
     }

@@ -97,6 +97,11 @@ struct OfPeer {
 }
 
 impl OfPeer {
+    fn find(&self, image: &ImageName, id: DependantId) -> Option<Dependant> {
+        let list = self.site.dependants.list();
+        list.into_iter().find(|one| one.id == id && one.source == image.to_string())
+    }
+
     /// Takes what is kept for a dependant off the list, and puts something else on; then what was kept goes.
     async fn change(&self, id: DependantId, new: Option<Dependant>) -> Result<()> {
         let list = self.site.dependants.list();
@@ -118,11 +123,9 @@ impl Origins<SimDirectory> for OfPeer {
             let _changing = self.site.change_dependants(&self.net).await;
             let pool = self.site.context.pool();
             self.site.let_go.borrow().check("peer", id)?;
-            if let Ok((kept, _)) = self.open(image, id) {
-                return Ok(kept);
-            }
-            self.net.note(Count::Holds);
-            hold_for_dependant(&pool, image, NOW_UNIX_S, async |_, snapshot| {
+            let kept = self.find(image, id).map(|kept| kept.snapshot);
+            hold_for_dependant(&pool, image, kept, NOW_UNIX_S, async |_, snapshot| {
+                self.net.note(Count::Holds);
                 let source = image.to_string();
                 self.change(id, Some(Dependant { id, source, snapshot })).await
             })
@@ -131,10 +134,8 @@ impl Origins<SimDirectory> for OfPeer {
     }
 
     fn open(&self, image: &ImageName, id: DependantId) -> Result<(SimVolume, Vec<u32>)> {
-        let list = self.site.dependants.list();
-        let is_it = |one: &&Dependant| one.id == id && one.source == image.to_string();
         let gone = || Error::new(ErrorKind::NotFound, "nothing is kept for this image any more");
-        let found = list.iter().find(is_it).ok_or_else(gone)?;
+        let found = self.find(image, id).ok_or_else(gone)?;
         let volume = self.site.context.pool().open_left_snapshot(found.snapshot)?;
         let order = (0..self.net.below(4)).map(|_| self.net.below(300) as u32).collect();
         Ok((volume, order))
@@ -277,6 +278,10 @@ async fn watch_debts(net: Rc<Net>, site: Rc<Site>) {
             if let Err(failed) = release(wire, &caller, &source, debt.dependant).await {
                 net.trace(format_args!("not told to let go: {}", failed.error));
                 continue;
+            }
+            // What was not durable before it was told is lost now.
+            if !net.calm.get() && net.one_in(8) {
+                net.loses_power.set(Some(site.index));
             }
             let told = |list: &mut Vec<super::site::Debt>| {
                 list.retain(|other| other.dependant != debt.dependant);

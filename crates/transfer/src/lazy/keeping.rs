@@ -39,15 +39,20 @@ impl LetGo {
     }
 }
 
-/// Keeps the image as it is now in a hidden snapshot. That is durable before `list` is called, with the ids of image and
-/// snapshot, to write them down durably, in place of what was kept for the same dependant before; then the dependant may hear
-/// of it. A snapshot that is not on the list is to be removed when the pool is opened.
+/// Keeps the image as it is now in a hidden snapshot; but what is kept for an earlier order of the same dependant stays: this
+/// one may be late, and the image be there already, by the list of the other. A new snapshot is durable before `list` is
+/// called, with the ids of image and snapshot, to write them down durably; then the dependant may hear of it. A snapshot that is
+/// not on the list is to be removed when the pool is opened.
 pub async fn hold_for_dependant<D: Directory>(
     pool: &Arc<Pool<D>>,
     image: &ImageName,
+    kept: Option<ImageId>,
     now_unix_s: u64,
     list: impl AsyncFnOnce(ImageId, ImageId) -> Result<()>,
 ) -> Result<Volume<D>> {
+    if let Some(kept) = kept.and_then(|snapshot| pool.open_left_snapshot(snapshot).ok()) {
+        return Ok(kept);
+    }
     let found = pool.image(image)?.id;
     let source = pool.hold_snapshot(image, true, now_unix_s).await?;
     pool.make_durable().await?;
@@ -89,8 +94,33 @@ pub async fn not_needed<D: Directory>(
 
 #[cfg(test)]
 mod tests {
-    use super::{LET_GO_MAX, LetGo};
+    use super::{LET_GO_MAX, LetGo, hold_for_dependant};
+    use crate::fake::{TestPool, image};
     use crate::lazy::DependantId;
+    use blockyard_block::HashAlgorithm;
+    use blockyard_io::block_on;
+    use std::cell::Cell;
+
+    #[test]
+    fn an_order_that_comes_once_more_gets_what_was_kept_for_the_first() {
+        let place = TestPool::new(HashAlgorithm::Blake3);
+        drop(place.image("here", &[1; 8192]));
+        let listed = Cell::new(None);
+        let hold = || {
+            let list = async |_, snapshot| {
+                listed.set(Some(snapshot));
+                Ok(())
+            };
+            block_on(hold_for_dependant(&place.pool, &image("here"), listed.get(), 1, list))
+                .unwrap()
+        };
+        let first = block_on(hold().digest()).unwrap();
+        block_on(place.pool.remove_image(&image("here"), true)).unwrap();
+        drop(place.image("here", &[2; 8192]));
+        assert_eq!(block_on(hold().digest()).unwrap(), first);
+        listed.set(None);
+        assert_ne!(block_on(hold().digest()).unwrap(), first);
+    }
 
     #[test]
     fn nothing_is_kept_for_a_dependant_whose_order_comes_after_its_release() {
