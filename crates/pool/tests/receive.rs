@@ -67,7 +67,7 @@ async fn fill(receive: &mut Receive<SimDirectory>, told: &Told) -> (usize, usize
 async fn write_missing(receive: &Receive<SimDirectory>, told: &Told, missing: Missing) -> usize {
     for (slot, hash) in &missing.slots {
         let data = told.cluster(missing.index, *slot);
-        receive.write(missing.index, *slot, &[*hash], &data).await.unwrap();
+        receive.writer().write(missing.index, *slot, &[*hash], &data).await.unwrap();
     }
     missing.slots.len()
 }
@@ -240,9 +240,9 @@ fn lies_are_refused_and_leave_nothing() {
         let missing = receive.next_missing(true).await.unwrap().unwrap();
         let (slot, hash) = missing.slots[0];
         let bytes = Buffer::copy_of(&clusters([99]));
-        let refused = receive.write(index, slot, &[hash], &bytes).await;
+        let refused = receive.writer().write(index, slot, &[hash], &bytes).await;
         assert_eq!(kind(refused), Some(ErrorKind::Corrupt));
-        receive.write(index, slot, &[hash], &told.cluster(index, slot)).await.unwrap();
+        receive.writer().write(index, slot, &[hash], &told.cluster(index, slot)).await.unwrap();
         assert_eq!(kind(receive.finish(told.digest).await.map(drop)), Some(ErrorKind::Corrupt));
         assert!(pool.images().is_empty());
     });

@@ -133,7 +133,7 @@ impl Client {
             if self.context.scenario.hash.hash(&bytes) != hash {
                 return Err(Error::new(ErrorKind::Corrupt, WRITTEN_MEANWHILE));
             }
-            receive.write(missing.index, slot, &[hash], &Buffer::copy_of(&bytes)).await?;
+            receive.writer().write(missing.index, slot, &[hash], &Buffer::copy_of(&bytes)).await?;
             self.context.note(Count::ClustersReceived);
         }
         Ok(())

@@ -10,8 +10,7 @@ use crate::query::EXTENTS_AT_ONCE;
 use crate::reclaim::users::Users;
 use crate::volume::Volume;
 use blockyard_block::{
-    Buffer, ClusterIndex, ContentHash, EXTENT_CLUSTERS, Error, ErrorKind, ImageId, ImageName,
-    Result,
+    ClusterIndex, ContentHash, EXTENT_CLUSTERS, Error, ErrorKind, ImageId, ImageName, Result,
 };
 use blockyard_io::Directory;
 use std::collections::VecDeque;
@@ -342,17 +341,6 @@ impl<D: Directory> Receive<D> {
         clusters.dedup();
         self.users = Some(self.pool.find_any_users(&clusters));
         Ok(true)
-    }
-
-    /// As [`super::Writer::write`].
-    pub async fn write(
-        &self,
-        index: u64,
-        slot: usize,
-        hashes: &[ContentHash],
-        data: &Buffer,
-    ) -> Result<()> {
-        self.writer().write(index, slot, hashes, data).await
     }
 
     /// Makes the summaries that [`Receive::finish`] needs and that are not known: it says nothing while it works.
