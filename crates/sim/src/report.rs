@@ -68,85 +68,71 @@ pub enum Count {
     LazyFailures,
 }
 
-impl Count {
-    const ALL: [(Count, &str); 39] = [
-        (Count::Operations, "operations"),
-        (Count::Kills, "kills"),
-        (Count::PowerCuts, "power cuts"),
-        (Count::CrashesWhileOpening, "crashes while opening"),
-        (Count::CleanShutdowns, "clean shutdowns"),
-        (Count::TornWrites, "torn writes"),
-        (Count::LostWrites, "lost writes"),
-        (Count::InjectedFailures, "injected failures"),
-        (Count::FailedSyncs, "failed syncs"),
-        (Count::Creations, "creations"),
-        (Count::Snapshots, "snapshots"),
-        (Count::Clones, "clones"),
-        (Count::Removals, "removals"),
-        (Count::Renames, "renames"),
-        (Count::Resizes, "resizes"),
-        (Count::Imports, "imports"),
-        (Count::NoSpace, "ENOSPC"),
-        (Count::ClustersReused, "reused freed clusters"),
-        (Count::IntentsCleared, "cleared intents"),
-        (Count::LogWraps, "log wraps"),
-        (Count::HashesChecked, "hashes checked"),
-        (Count::SectorsChecked, "sectors checked"),
-        (Count::Checks, "checks of closed pools"),
-        (Count::Reclaims, "reclaims"),
-        (Count::ClustersReclaimed, "reclaimed clusters"),
-        (Count::Shortages, "reclaims for want of space"),
-        (Count::RefusalsJudged, "refusals for want of space judged"),
-        (Count::SpilledSorts, "sorts by way of files"),
-        (Count::IndexesMade, "hash indexes made"),
-        (Count::ReferencesWritten, "written clusters that became references"),
-        (Count::Rots, "clusters that rotted"),
-        (Count::Healed, "clusters healed"),
-        (Count::Receives, "images received"),
-        (Count::ExtentsTaken, "extents taken whole"),
-        (Count::ClustersTaken, "clusters taken by their hash"),
-        (Count::ClustersReceived, "clusters received"),
-        (Count::LazyReceives, "images shown before they were there"),
-        (Count::ClustersFetched, "clusters fetched"),
-        (Count::LazyFilled, "lazy images filled"),
-    ];
+/// The plays in which something is expected to happen.
+const ENGINE: &[Play] = &[Play::Engine];
+const TRANSFERS: &[Play] = &[Play::Transfers];
+const BOTH: &[Play] = &[Play::Engine, Play::Transfers];
 
-    /// What happens when images move between two pools.
-    const OF_TRANSFERS: [(Count, &str); 34] = [
-        (Count::Operations, "operations"),
-        (Count::Kills, "kills"),
-        (Count::PowerCuts, "power cuts"),
-        (Count::CleanShutdowns, "clean shutdowns"),
-        (Count::TornWrites, "torn writes"),
-        (Count::LostWrites, "lost writes"),
-        (Count::InjectedFailures, "injected failures"),
-        (Count::FailedSyncs, "failed syncs"),
-        (Count::Creations, "creations"),
-        (Count::Removals, "removals"),
-        (Count::HashesChecked, "hashes checked"),
-        (Count::SectorsChecked, "sectors checked"),
-        (Count::Checks, "checks of closed pools"),
-        (Count::Messages, "messages that crossed"),
-        (Count::MessagesLate, "messages that were late"),
-        (Count::MessagesLost, "messages that were lost"),
-        (Count::MessagesChanged, "messages of which a bit flipped"),
-        (Count::ClustersChanged, "of these, clusters"),
-        (Count::LinesCut, "lines that were cut"),
-        (Count::Pushes, "pushes done"),
-        (Count::Pulls, "pulls done"),
-        (Count::LazyPulls, "lazy pulls done"),
-        (Count::TransfersCut, "transfers cut off"),
-        (Count::Continued, "pushes that went on where they were cut off"),
-        (Count::TransfersResumed, "transfers that went on after a crash"),
-        (Count::TransfersFailed, "transfers that failed"),
-        (Count::TransfersCancelled, "transfers cancelled"),
-        (Count::PartsLeft, "parts left at the end"),
-        (Count::Fetches, "fetches begun"),
-        (Count::ClustersFetched, "clusters fetched"),
-        (Count::LazyFilled, "lazy images filled"),
-        (Count::LazyFailures, "requests that the origin failed"),
-        (Count::Holds, "snapshots held for dependants"),
-        (Count::Releases, "snapshots let go"),
+impl Count {
+    const ALL: [(Count, &str, &[Play]); 58] = [
+        (Count::Operations, "operations", BOTH),
+        (Count::Kills, "kills", BOTH),
+        (Count::PowerCuts, "power cuts", BOTH),
+        (Count::CrashesWhileOpening, "crashes while opening", ENGINE),
+        (Count::CleanShutdowns, "clean shutdowns", BOTH),
+        (Count::TornWrites, "torn writes", BOTH),
+        (Count::LostWrites, "lost writes", BOTH),
+        (Count::InjectedFailures, "injected failures", BOTH),
+        (Count::FailedSyncs, "failed syncs", BOTH),
+        (Count::Creations, "creations", BOTH),
+        (Count::Snapshots, "snapshots", ENGINE),
+        (Count::Clones, "clones", ENGINE),
+        (Count::Removals, "removals", BOTH),
+        (Count::Renames, "renames", ENGINE),
+        (Count::Resizes, "resizes", ENGINE),
+        (Count::Imports, "imports", ENGINE),
+        (Count::NoSpace, "ENOSPC", ENGINE),
+        (Count::ClustersReused, "reused freed clusters", ENGINE),
+        (Count::IntentsCleared, "cleared intents", ENGINE),
+        (Count::LogWraps, "log wraps", ENGINE),
+        (Count::HashesChecked, "hashes checked", BOTH),
+        (Count::SectorsChecked, "sectors checked", BOTH),
+        (Count::Checks, "checks of closed pools", BOTH),
+        (Count::Reclaims, "reclaims", ENGINE),
+        (Count::ClustersReclaimed, "reclaimed clusters", ENGINE),
+        (Count::Shortages, "reclaims for want of space", ENGINE),
+        (Count::RefusalsJudged, "refusals for want of space judged", ENGINE),
+        (Count::SpilledSorts, "sorts by way of files", ENGINE),
+        (Count::IndexesMade, "hash indexes made", ENGINE),
+        (Count::ReferencesWritten, "written clusters that became references", ENGINE),
+        (Count::Rots, "clusters that rotted", ENGINE),
+        (Count::Healed, "clusters healed", ENGINE),
+        (Count::Receives, "images received", ENGINE),
+        (Count::ExtentsTaken, "extents taken whole", ENGINE),
+        (Count::ClustersTaken, "clusters taken by their hash", ENGINE),
+        (Count::ClustersReceived, "clusters received", ENGINE),
+        (Count::LazyReceives, "images shown before they were there", ENGINE),
+        (Count::ClustersFetched, "clusters fetched", BOTH),
+        (Count::LazyFilled, "lazy images filled", BOTH),
+        (Count::Messages, "messages that crossed", TRANSFERS),
+        (Count::MessagesLate, "messages that were late", TRANSFERS),
+        (Count::MessagesLost, "messages that were lost", TRANSFERS),
+        (Count::MessagesChanged, "messages of which a bit flipped", TRANSFERS),
+        (Count::ClustersChanged, "of these, clusters", TRANSFERS),
+        (Count::LinesCut, "lines that were cut", TRANSFERS),
+        (Count::Pushes, "pushes done", TRANSFERS),
+        (Count::Pulls, "pulls done", TRANSFERS),
+        (Count::LazyPulls, "lazy pulls done", TRANSFERS),
+        (Count::TransfersCut, "transfers cut off", TRANSFERS),
+        (Count::Continued, "pushes that went on where they were cut off", TRANSFERS),
+        (Count::TransfersResumed, "transfers that went on after a crash", TRANSFERS),
+        (Count::TransfersFailed, "transfers that failed", TRANSFERS),
+        (Count::TransfersCancelled, "transfers cancelled", TRANSFERS),
+        (Count::PartsLeft, "parts left at the end", TRANSFERS),
+        (Count::Fetches, "fetches begun", TRANSFERS),
+        (Count::LazyFailures, "requests that the origin failed", TRANSFERS),
+        (Count::Holds, "snapshots held for dependants", TRANSFERS),
+        (Count::Releases, "snapshots let go", TRANSFERS),
     ];
 }
 
@@ -172,11 +158,10 @@ impl Totals {
         Totals { play, ..Totals::default() }
     }
 
-    fn told(&self) -> &'static [(Count, &'static str)] {
-        match self.play {
-            Play::Engine => &Count::ALL,
-            Play::Transfers => &Count::OF_TRANSFERS,
-        }
+    fn told(&self) -> impl Iterator<Item = (Count, &'static str)> {
+        let play = self.play;
+        let of_play = Count::ALL.into_iter().filter(move |(_, _, plays)| plays.contains(&play));
+        of_play.map(|(count, name, _)| (count, name))
     }
 
     pub fn get(&self, count: Count) -> u64 {
@@ -205,15 +190,13 @@ impl Totals {
 
     /// Names of counts that are zero; over many seeds there must be none.
     pub fn missing(&self) -> Vec<&'static str> {
-        let zero = |(count, _): &&(Count, _)| self.get(*count) == 0;
-        self.told().iter().filter(zero).map(|(_, name)| *name).collect()
+        let zero = |(count, _): &(Count, _)| self.get(*count) == 0;
+        self.told().filter(zero).map(|(_, name)| name).collect()
     }
 }
 
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.told()
-            .iter()
-            .try_for_each(|(count, name)| writeln!(f, "{:>12} {name}", self.get(*count)))
+        self.told().try_for_each(|(count, name)| writeln!(f, "{:>12} {name}", self.get(count)))
     }
 }
