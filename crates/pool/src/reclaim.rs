@@ -47,8 +47,9 @@ pub struct Reclaim {
     pub untrusted: u64,
     /// Clusters whose hash another has, too: that many could go, runs that are too short left out.
     pub equal: u64,
-    /// Of these, looked at so far.
-    pub done: u64,
+    /// Pairs of clusters of the same hash to go through, and gone through; with a target, once for each length of runs.
+    pub pairs: u64,
+    pub pairs_done: u64,
     /// Given up; their place is free once that is committed.
     pub freed: u64,
     /// Of equal hash, but their bytes differ: damage, or a collision. Kept.
@@ -229,8 +230,10 @@ impl<D: Directory> Pool<D> {
         let options = work.options;
         let by_length = options.target_bytes.is_some() && !options.dry_run;
         let first = RUNS_FIRST.into_iter().filter(|runs| by_length && *runs > options.runs_min);
-        for runs_min in first.chain([options.runs_min.max(1)]) {
-            (work.account.equal, work.account.done) = (0, 0);
+        let lengths: Vec<u64> = first.chain([options.runs_min.max(1)]).collect();
+        work.account.pairs += pairs.count() * lengths.len() as u64;
+        for runs_min in lengths {
+            work.account.equal = 0;
             if !self.apply(pairs, runs_min, work).await? {
                 return Ok(false);
             }
@@ -252,6 +255,7 @@ impl<D: Directory> Pool<D> {
             });
             let goes_on = next.is_some_and(|pair| last.is_some_and(|last| last.leads_to(pair)));
             if !goes_on {
+                work.account.pairs_done += run.len() as u64; // too short a run
                 run.clear();
                 run_length = 0;
             }
@@ -263,7 +267,10 @@ impl<D: Directory> Pool<D> {
                 window.append(&mut run);
             }
             if window.len() >= WINDOW_PAIRS || next.is_none() {
-                let going_on = work.options.dry_run || self.apply_window(&window, work).await?;
+                let going_on = match work.options.dry_run {
+                    true => work.looked_at(&window),
+                    false => self.apply_window(&window, work).await?,
+                };
                 if !going_on || next.is_none() {
                     return Ok(going_on);
                 }
@@ -289,6 +296,12 @@ impl Work<'_> {
             unreadable: kept.unreadable,
             ..Reclaim::default()
         };
+    }
+
+    /// Counts pairs that are gone through; false if the work is to end.
+    fn looked_at(&mut self, pairs: &[Pair]) -> bool {
+        self.account.pairs_done += pairs.len() as u64;
+        self.goes_on()
     }
 
     fn has_enough(&self) -> bool {

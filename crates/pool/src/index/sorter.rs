@@ -136,6 +136,12 @@ impl<D: Directory> Sorted<D> {
         !self.sorter.runs.is_empty() || memory.get(at).is_some_and(|record| record.key == *key)
     }
 
+    /// Records of all.
+    pub(crate) fn count(&self) -> u64 {
+        let spilled: u64 = self.sorter.runs.iter().map(|run| run.records).sum();
+        spilled + self.sorter.memory.len() as u64
+    }
+
     /// Runs that went to files.
     pub(crate) fn file_count(&self) -> usize {
         self.sorter.runs.len()

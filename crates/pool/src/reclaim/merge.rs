@@ -78,8 +78,7 @@ impl<D: Directory> Pool<D> {
         let users = self.find_users(pairs);
         for batch in pairs.chunks(BATCH_PAIRS) {
             self.apply_batch(batch, &users, work).await?;
-            work.account.done += batch.len() as u64;
-            if !work.goes_on() || work.has_enough() {
+            if !work.looked_at(batch) || work.has_enough() {
                 return Ok(false);
             }
         }

@@ -82,8 +82,8 @@ fn run_reclaim(daemon: &Daemon, options: ReclaimOptions, job: &JobHandle) -> Res
     let mut rested = Instant::now();
     let mut requests = daemon.pool.counters().requests;
     let account = block_on(daemon.pool.reclaim(options, |account| {
-        job.set_total(account.total + account.equal);
-        let go_on = job.progress(account.scanned + account.done).is_ok();
+        job.set_total(account.total + account.pairs);
+        let go_on = job.progress(account.scanned + account.pairs_done).is_ok();
         let begun = daemon.pool.counters().requests;
         if go_on && begun != requests {
             thread::sleep((rested.elapsed() * 7).min(REST_MAX));
