@@ -260,6 +260,8 @@ fn wrong_data_of_an_origin_is_neither_kept_nor_returned() {
     drop(client);
     host.place.ok(&["image", "fill", "web"]);
     eventually("all but that comes", || missing(&host, "web") == CLUSTER);
+    let refused = || info(&host, "web")["lazy"]["bytes_refused"].as_u64() == Some(CLUSTER);
+    eventually("it is told that it cannot be had", refused);
     // What nobody can give can be written.
     let mut client = plain(&host, "web");
     assert_eq!(client.write(MIB, &place), 0);

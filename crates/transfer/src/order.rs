@@ -105,6 +105,8 @@ pub struct Moved {
     pub total: u64,
     /// Clusters that need not cross.
     pub saved: u64,
+    /// Times that a cluster could not be given, or had not the hash it was listed with.
+    pub refused: u64,
     /// Bytes of messages so far, both ways.
     pub bytes: u64,
 }

@@ -41,6 +41,10 @@ pub struct ImageLazy {
     /// What was missing when it was pulled, and what is still, in whole clusters.
     pub bytes_listed: u64,
     pub bytes_missing: u64,
+    /// Of those, what could not be had when it was last asked for: its origin could not read it, or gave another content
+    /// than it had told, or there was no space for it. It is asked for again every few seconds.
+    #[serde(default)]
+    pub bytes_refused: u64,
     /// Whether the rest is brought in the background, or only what is read.
     pub fill: bool,
     /// The job that fetches.

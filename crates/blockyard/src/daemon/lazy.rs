@@ -107,6 +107,7 @@ pub(crate) fn describe(daemon: &Daemon, lazy: &Lazy) -> ImageLazy {
         source: of_origin(|origin| origin.source),
         bytes_listed: lazy.bytes_listed,
         bytes_missing: lazy.bytes_missing,
+        bytes_refused: lazy.bytes_refused,
         fill: daemon.lazy.fills(&dependant),
         job: daemon.lazy.jobs().get(&lazy.id).copied(),
         broken: lazy.broken.clone(),

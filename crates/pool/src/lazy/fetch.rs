@@ -37,6 +37,8 @@ pub struct Lazy {
     pub bytes_listed: u64,
     pub bytes_missing: u64,
     pub bytes_fetched: u64,
+    /// Clusters x 4096 that could not be had when they were last asked for.
+    pub bytes_refused: u64,
     /// Why the list of what is missing cannot be read.
     pub broken: Option<String>,
 }
@@ -65,6 +67,7 @@ impl<D: Directory> Pool<D> {
                 bytes_listed: 0,
                 bytes_missing: 0,
                 bytes_fetched: lazy.fetched * CLUSTER_SIZE as u64,
+                bytes_refused: (lazy.refused.len() * CLUSTER_SIZE) as u64,
                 broken: lazy.broken.clone(),
             }
         };

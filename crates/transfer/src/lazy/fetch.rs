@@ -151,20 +151,19 @@ impl<D: Directory> Work<'_, D> {
     async fn store_next(&mut self, session: &mut Session<'_>) -> Result<()> {
         let Some(expected) = self.coming.front_mut() else { return Ok(()) };
         let image = self.fetching.image;
-        let count = match session.receive().await? {
+        let (count, refused) = match session.receive().await? {
             Message::Clusters { index, first_slot, data } => {
                 let hashes = next_hashes(expected, index, first_slot, data.count())?;
                 let data = self.unpacker.unpack(data)?;
                 let kept = self.pool.keep_fetched(image, index, first_slot, &hashes, &data);
-                kept.await?;
-                hashes.len()
+                (hashes.len(), kept.await?)
             }
             Message::Withheld { index, slots } => {
                 let slots: Vec<usize> = slots.iter().collect();
                 let first = slots.first().copied().unwrap_or(EXTENT_CLUSTERS);
                 next_hashes(expected, index, first, slots.len())?;
                 self.pool.refuse_fetched(image, index, &slots);
-                slots.len()
+                (slots.len(), slots.len())
             }
             other => return Err(unexpected(&other, "Clusters")),
         };
@@ -172,7 +171,8 @@ impl<D: Directory> Work<'_, D> {
         if expected.slots.is_empty() {
             self.coming.pop_front();
         }
-        self.moved.done += count as u64;
+        self.moved.done += (count - refused) as u64;
+        self.moved.refused += refused as u64;
         session.moved(self.moved);
         Ok(())
     }

@@ -61,7 +61,11 @@ fn missing(lazy: &ImageLazy) -> String {
         (None, false, Some(job)) => format!("fetched as it is read by job {job}"),
         (None, _, None) => "not being filled".to_owned(),
     };
-    format!("{} of {}, {how}", human(lazy.bytes_missing), human(lazy.bytes_listed))
+    let refused = match lazy.bytes_refused {
+        0 => String::new(),
+        bytes => format!("; {} could not be had when last asked for", human(bytes)),
+    };
+    format!("{} of {}, {how}{refused}", human(lazy.bytes_missing), human(lazy.bytes_listed))
 }
 
 /// `nbd, pid 4711, user root, write`

@@ -104,7 +104,8 @@ impl Fill<'_> {
     /// One conversation with the origin.
     fn once(&self, lazy: &Lazy) -> Result<Fetched> {
         let (wire, _) = dial(self.daemon, &self.origin.peer)?;
-        let progress = OfFill { fill: self, lazy, started: Instant::now(), bytes: Cell::new(0) };
+        let progress =
+            OfFill { fill: self, lazy, started: Instant::now(), refused: Cell::new(false) };
         let caller = Caller {
             pool: &self.daemon.pool,
             terms: terms_of(&self.origin.terms),
@@ -171,7 +172,7 @@ struct OfFill<'a> {
     fill: &'a Fill<'a>,
     lazy: &'a Lazy,
     started: Instant,
-    bytes: Cell<u64>,
+    refused: Cell<bool>,
 }
 
 impl Progress for OfFill<'_> {
@@ -183,7 +184,11 @@ impl Progress for OfFill<'_> {
         let _ = job.progress((before + fetched).min(self.lazy.bytes_listed)); // it is not cancelled
         let seconds = self.started.elapsed().as_secs_f64().max(0.001);
         let left = self.lazy.bytes_missing.saturating_sub(fetched) as f64;
-        self.bytes.set(moved.bytes);
+        if moved.refused > 0 && !self.refused.replace(true) {
+            let message = "its origin cannot give clusters of it, or gives them wrongly: `scrub` there finds them";
+            job.note(message);
+            tracing::warn!(image = %self.lazy.name, "{message}");
+        }
         job.set_transfer(TransferProgress {
             bytes_moved: moved.bytes,
             bytes_saved: 0,
