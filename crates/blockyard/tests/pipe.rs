@@ -1,21 +1,24 @@
-//! Transfers through a command, in place of ssh a local one: what crosses, what a user sees of commands that fail, and
-//! what is left.
+//! Transfers through a command: what crosses, what a user sees of commands that fail, and what is left. In place of ssh a
+//! local one, but for one test; there ssh starts its server itself, so that nothing listens and nothing is left running.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
 
 use blockyard_faulty::Random;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::{Child, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 use support::{Daemon, PROGRAM, Place};
 
 const MIB: u64 = 1 << 20;
+const SSHD: &str = "/usr/sbin/sshd";
+/// Whose existence sshd insists on when root starts it.
+const SSHD_EMPTY: &str = "/run/sshd";
 
 struct Host {
     place: Place,
@@ -229,4 +232,92 @@ fn ctrl_c_leaves_nothing_on_either_side() {
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
     a.end();
     b.end();
+}
+
+/// A far end that logs in whoever has the key `any`, and lets `pusher` push images called `web*` alone.
+struct Ssh {
+    folder: PathBuf,
+}
+
+impl Ssh {
+    fn to(far: &Host) -> Ssh {
+        if geteuid().is_root() {
+            fs::create_dir_all(SSHD_EMPTY).unwrap();
+            fs::set_permissions(SSHD_EMPTY, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let folder = far.place.path("ssh");
+        fs::create_dir(&folder).unwrap();
+        let ssh = Ssh { folder };
+        for key in ["host", "any", "pusher", "stranger"] {
+            let file = ssh.path(key);
+            let keygen = ["-q", "-t", "ed25519", "-N", "", "-C", key, "-f", &file];
+            assert!(Command::new("ssh-keygen").args(keygen).status().unwrap().success());
+        }
+        let public = |key: &str| fs::read_to_string(ssh.path(&format!("{key}.pub"))).unwrap();
+        let only = "command=\"blockyard receive --images 'web*'\",restrict";
+        ssh.write("authorized_keys", &format!("{}{only} {}", public("any"), public("pusher")));
+        let programs = Path::new(PROGRAM).parent().unwrap().display();
+        let (api, own) = (far.daemon.api_socket(), ssh.folder.display());
+        ssh.write(
+            "sshd_config",
+            &format!(
+                "HostKey {own}/host\nAuthorizedKeysFile {own}/authorized_keys\nStrictModes no\nUsePAM no\n\
+                 PasswordAuthentication no\nLogLevel ERROR\n\
+                 SetEnv BLOCKYARD_API={} PATH={programs}:/usr/bin:/bin\n",
+                api.display()
+            ),
+        );
+        let mut config = format!(
+            "Host *\nProxyCommand {SSHD} -i -f {own}/sshd_config\nUserKnownHostsFile {own}/known_hosts\n\
+             StrictHostKeyChecking accept-new\nIdentitiesOnly yes\nBatchMode yes\n"
+        );
+        for key in ["any", "pusher", "stranger"] {
+            config += &format!("Host {key}\nIdentityFile {own}/{key}\n");
+        }
+        ssh.write("config", &config);
+        ssh
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.join(name).to_str().unwrap().to_owned()
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.folder.join(name), text).unwrap();
+    }
+
+    /// To be given as `--via`.
+    fn with_key(&self, key: &str) -> String {
+        format!("ssh -F {} {key}", self.path("config"))
+    }
+}
+
+#[test]
+fn images_go_through_ssh_as_far_as_its_keys_allow() {
+    if !blockyard_testing::have_programs(&["sshd", "ssh", "ssh-keygen"]) {
+        return;
+    }
+    let (near, far) = (Host::new(), Host::new());
+    near.import("web", 7, 24);
+    let ssh = Ssh::to(&far);
+    let any = ssh.with_key("any");
+
+    let quote = near.place.json(&["quote", "web", "--via", &any]);
+    assert_eq!(quote["bytes_missing"], 24 * MIB, "{quote}");
+    let pushed = near.place.json(&["push", "web", "--via", &any]);
+    assert_eq!(pushed["bytes_missing"], 24 * MIB, "{pushed}");
+    near.place.ok(&["pull", "web", "back", "--via", &any]);
+    assert_eq!([near.digest("web"), near.digest("back")], [far.digest("web"), far.digest("web")]);
+
+    let pusher = ssh.with_key("pusher");
+    near.place.ok(&["push", "web", "web-2", "--via", &pusher]);
+    let named = near.place.fails(5, &["push", "web", "other", "--via", &pusher]);
+    assert!(named.contains("--images"), "{named}");
+    let pulled = near.place.fails(5, &["pull", "web", "again", "--via", &pusher]);
+    assert!(pulled.contains("may not pull"), "{pulled}");
+    let stranger =
+        near.place.fails(1, &["push", "web", "other", "--via", &ssh.with_key("stranger")]);
+    assert!(stranger.contains("Permission denied") && stranger.contains("255"), "{stranger}");
+    near.end();
+    far.end();
 }
