@@ -5,7 +5,7 @@ use crate::commands::{
     check, completions, identity, image, man, peer, pool, pull, push, quote, receive, reclaim,
     scrub, serve,
 };
-use crate::config::Location;
+use crate::config::{Location, OF_EVERY_COMMAND};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -27,11 +27,11 @@ pub(crate) struct SharedFlags {
 
     /// Read this config file only [env: BLOCKYARD_CONFIG; otherwise /etc/blockyard/config.toml and,
     /// over it, ~/.config/blockyard/config.toml]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = OF_EVERY_COMMAND, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
     /// Print data as JSON with stable field names
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = OF_EVERY_COMMAND)]
     pub(crate) json: bool,
 }
 

@@ -14,17 +14,20 @@ use serde::Deserialize;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// Where help tells of flags that every command understands, behind its own.
+pub(crate) const OF_EVERY_COMMAND: &str = "Options of every command";
+
 /// Which pool, and which daemon.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub(crate) struct Location {
     /// The pool's directory [env: BLOCKYARD_POOL; default: ~/.local/share/blockyard, for root
     /// /var/lib/blockyard]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = OF_EVERY_COMMAND, value_name = "DIR")]
     pub(crate) pool: Option<PathBuf>,
 
     /// The daemon's control socket, PATH or unix:PATH [env: BLOCKYARD_API; default: api.sock in the
     /// pool's directory]
-    #[arg(long, global = true, value_name = "ADDR")]
+    #[arg(long, global = true, help_heading = OF_EVERY_COMMAND, value_name = "ADDR")]
     pub(crate) api: Option<String>,
 }
 
