@@ -75,6 +75,10 @@ pub trait Directory: Send + Sync + 'static {
     /// Names of the files in `folder` (without the folder), in any order; empty if there is none.
     fn list(&self, folder: &str) -> impl Future<Output = io::Result<Vec<String>>>;
 
+    /// Opens a folder anew when it is used next. For one whose files may be removed by others, with it: as long as it is
+    /// kept open, nothing can be made in what was removed (`NotFound`).
+    fn forget_folder(&self, _folder: &str) {}
+
     /// Removes a file. Durable after `sync`.
     fn remove(&self, name: &str) -> impl Future<Output = io::Result<()>>;
 

@@ -15,7 +15,7 @@ pub(crate) mod users;
 use crate::index::scan::record_of;
 use crate::index::sorter::{Sorted, Sorter};
 use crate::pool::Pool;
-use blockyard_block::{CLUSTER_SIZE, ClusterIndex, Error, ErrorKind, RegionIndex, Result};
+use blockyard_block::{CLUSTER_SIZE, ClusterIndex, Error, RegionIndex, Result};
 use blockyard_io::Directory;
 use merge::Pair;
 pub(crate) use task::Shortage;
@@ -72,14 +72,14 @@ const PARTS_FOR_ONE: u64 = 16;
 enum Part {
     Done,
     Stopped,
-    /// There was no space to sort in: only what fitted into memory was looked at.
+    /// There was no space to sort in, or its files failed: only a part was looked at.
     Cut(Error),
 }
 
-/// Lack of space for the files of a sort ends it early, and is not an error.
-fn or_cut(result: Result<bool>, cut: &mut Option<Error>) -> Result<bool> {
+/// Files of a sort that cannot be written or read end it early, which is not an error.
+fn or_cut(result: Result<bool>, sort_failed: bool, cut: &mut Option<Error>) -> Result<bool> {
     match result {
-        Err(error) if error.kind() == ErrorKind::NoSpace => {
+        Err(error) if sort_failed => {
             *cut = Some(error);
             Ok(true)
         }
@@ -97,7 +97,6 @@ impl<D: Directory> Pool<D> {
         mut progress: impl FnMut(&Reclaim) -> bool,
     ) -> Result<Reclaim> {
         let mut work = Work { options, account: Reclaim::default(), progress: &mut progress };
-        self.remove_old_sorts().await;
         self.pass(&mut work).await?;
         if work.account.freed > 0 {
             self.commit_now().await?;
@@ -148,14 +147,18 @@ impl<D: Directory> Pool<D> {
         let mut cut = None;
         let mut hashes = self.new_sorter();
         let since = self.begin_index();
-        let scanned = or_cut(self.scan_part(part, parts, &mut hashes, work).await, &mut cut);
+        let scanned = self.scan_part(part, parts, &mut hashes, work).await;
+        let scanned = or_cut(scanned, hashes.has_failed(), &mut cut);
         let hashes = hashes.finish();
         if parts == 1 && cut.is_none() && matches!(scanned, Ok(true)) {
             self.leave_index(&hashes, since).await;
         }
         let mut pairs = self.new_sorter();
         let going_on = match scanned {
-            Ok(true) => or_cut(self.pair_up(&hashes, &mut pairs).await, &mut cut),
+            Ok(true) => {
+                let paired = self.pair_up(&hashes, &mut pairs).await;
+                or_cut(paired, hashes.has_failed() || pairs.has_failed(), &mut cut)
+            }
             stopped => stopped,
         };
         self.lock().sort_files += hashes.file_count() as u64;
@@ -163,7 +166,10 @@ impl<D: Directory> Pool<D> {
         let pairs = pairs.finish();
         self.lock().sort_files += pairs.file_count() as u64;
         let applied = match going_on {
-            Ok(true) => self.apply_all(&pairs, work).await,
+            Ok(true) => {
+                let applied = self.apply_all(&pairs, work).await;
+                or_cut(applied, pairs.has_failed(), &mut cut)
+            }
             stopped => stopped,
         };
         pairs.discard().await;

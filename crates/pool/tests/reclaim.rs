@@ -6,6 +6,7 @@ mod machine;
 use blockyard_block::{BlockDevice, Buffer, ErrorKind, HashAlgorithm};
 use blockyard_io::{Directory, Disk};
 use blockyard_pool::{Reclaim, ReclaimOptions};
+use blockyard_sim::{Fault, FaultError, OperationKind};
 use machine::{Machine, SimPool, client, name, pattern, read, unique, write};
 use std::sync::Arc;
 
@@ -115,6 +116,35 @@ fn a_full_pool_takes_what_it_has_already_and_refuses_only_what_is_new() {
             assert_eq!(read(&a, round << 20, 50 * 4096).await, clusters(0..50));
         }
     });
+}
+
+/// A sort that cannot use its files does with what fits into memory, a part of all hashes at a time.
+#[test]
+fn a_full_pool_takes_what_it_has_already_while_no_file_of_the_index_can_be_used() {
+    for kind in [OperationKind::Create, OperationKind::Write, OperationKind::Read] {
+        let mut machine = Machine::with_capacity(3, 400 * CLUSTER as u64);
+        let pool = machine.open();
+        for nth in 1..5000 {
+            let name_contains = "index/".to_owned();
+            machine.world.fail(Fault {
+                kind: Some(kind),
+                name_contains,
+                nth,
+                error: FaultError::Io,
+            });
+        }
+        machine.run(async move {
+            pool.create_image(&name("a"), 64 << 20, 1).await.unwrap();
+            let a = pool.open_image(&name("a"), client(true)).unwrap();
+            for round in 0..40u64 {
+                write(&a, round << 20, &clusters(0..50)).await;
+            }
+            assert!(pool.counters().shortage_passes > 0, "{kind:?}");
+            for round in 0..40u64 {
+                assert_eq!(read(&a, round << 20, 50 * 4096).await, clusters(0..50));
+            }
+        });
+    }
 }
 
 #[test]

@@ -162,6 +162,10 @@ impl Directory for HostDirectory {
         self.list_now(folder).map_err(|error| self.place(folder, error))
     }
 
+    fn forget_folder(&self, folder: &str) {
+        self.folders.lock().unwrap_or_else(PoisonError::into_inner).remove(folder);
+    }
+
     async fn remove(&self, name: &str) -> io::Result<()> {
         let parts = Name::parse(name)?;
         self.remove_now(&parts).map_err(|error| self.place(name, error))

@@ -7,7 +7,7 @@
 use super::page::PAGE_RECORDS;
 use super::run::{Entry, HITS_MAX, PAGE_ENTRIES, Run, RunWriter};
 use super::scan::key_of;
-use super::sorter::{Sorted, failed};
+use super::sorter::{Sorted, create_file};
 use crate::pool::Pool;
 use blockyard_block::{CLUSTER_SIZE, ClusterIndex, ContentHash, Error, ErrorKind, Result};
 use blockyard_io::Directory;
@@ -141,7 +141,7 @@ impl<D: Directory> Pool<D> {
         if !self.has_room_beside_reserves(bytes).await? {
             return Err(Error::new(ErrorKind::NoSpace, "there is no space for the hash index"));
         }
-        let disk = self.directory.create(path).await.map_err(failed)?;
+        let disk = create_file(&*self.directory, path).await?;
         let mut writer = RunWriter::new(disk);
         let mut merge = hashes.merge();
         let (mut last, mut same) = (None, 0);

@@ -9,6 +9,7 @@ use blockyard_io::{Directory, Disk};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Pages read or written at a time.
 const CHUNK_PAGES: usize = 8;
@@ -21,6 +22,8 @@ pub(crate) struct Sorter<D: Directory> {
     memory: Vec<Record>,
     memory_max: usize,
     runs: Vec<Run<D::Disk>>,
+    /// A file of it could not be made, written or read.
+    failed: AtomicBool,
 }
 
 struct Run<K> {
@@ -36,6 +39,7 @@ impl<D: Directory> Sorter<D> {
             memory: Vec::new(),
             memory_max,
             runs: Vec::new(),
+            failed: AtomicBool::new(false),
         }
     }
 
@@ -46,16 +50,29 @@ impl<D: Directory> Sorter<D> {
 
     pub(crate) async fn push(&mut self, record: Record) -> Result<()> {
         if self.memory.len() == self.memory_max {
-            self.spill().await?;
+            let spilled = self.spill().await;
+            self.note(spilled)?;
         }
         self.memory.push(record);
         Ok(())
     }
 
+    /// Whether an error came of its files; another sort, of what fits into memory, may do without.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    fn note<T>(&self, result: Result<T>) -> Result<T> {
+        if result.is_err() {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+
     async fn spill(&mut self) -> Result<()> {
         self.memory.sort_unstable();
         let name = format!("index/{}-{:04}", self.prefix, self.runs.len());
-        let disk = self.directory.create(&name).await.map_err(failed)?;
+        let disk = create_file(&*self.directory, &name).await?;
         if let Err(error) = write_records(&disk, 0, &self.memory).await {
             drop(disk);
             let _ = self.directory.remove(&name).await;
@@ -73,12 +90,24 @@ impl<D: Directory> Sorter<D> {
         Sorted { sorter: Arc::new(self) }
     }
 
-    /// Removes what is on disk. Best effort: the next open's first sort removes leftovers.
+    /// Removes what is on disk. Best effort: the next open removes leftovers.
     pub(crate) async fn discard(&self) {
         for number in 0..self.runs.len() {
             let _ = self.directory.remove(&format!("index/{}-{number:04}", self.prefix)).await;
         }
     }
+}
+
+/// Makes a file of the index, in a folder that anybody may remove at any time.
+pub(crate) async fn create_file<D: Directory>(directory: &D, name: &str) -> Result<D::Disk> {
+    let made = match directory.create(name).await {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            directory.forget_folder("index");
+            directory.create(name).await
+        }
+        made => made,
+    };
+    made.map_err(failed)
 }
 
 /// Writes whole pages from page `first_page` on.
@@ -134,6 +163,10 @@ impl<D: Directory> Sorted<D> {
         let memory = &self.sorter.memory;
         let at = memory.partition_point(|record| record.key < *key);
         !self.sorter.runs.is_empty() || memory.get(at).is_some_and(|record| record.key == *key)
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.sorter.has_failed()
     }
 
     /// Records of all.
@@ -213,7 +246,7 @@ impl<D: Directory> Merge<D> {
 
     async fn refill(&mut self, source: usize) -> Result<()> {
         let next = match self.cursors.get_mut(source).zip(self.sorter.runs.get(source)) {
-            Some((cursor, run)) => cursor.next(&run.disk).await?,
+            Some((cursor, run)) => self.sorter.note(cursor.next(&run.disk).await)?,
             None => {
                 self.at += 1;
                 self.sorter.memory.get(self.at - 1).copied()

@@ -45,6 +45,7 @@ impl<D: Directory> Pool<D> {
     /// Frees duplicates when a write finds no space; returns after [`Pool::shutdown`].
     pub async fn run_reclaim(&self) {
         self.task_started();
+        self.remove_old_sorts().await;
         self.adopt_index().await;
         let mut busy_passes = 0;
         loop {

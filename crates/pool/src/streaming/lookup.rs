@@ -7,7 +7,7 @@
 use super::ExtentHashes;
 use crate::index::page::Record;
 use crate::index::scan::{key_of, record_of};
-use crate::index::sorter::{Merge, Sorted, Sorter, failed};
+use crate::index::sorter::{Merge, Sorted, Sorter, create_file, failed};
 use crate::pool::Pool;
 use blockyard_block::{
     BufferMut, CLUSTER_SIZE, ClusterIndex, ContentHash, EXTENT_CLUSTERS, Error, ErrorKind,
@@ -212,7 +212,7 @@ impl<D: Directory> Lookup<D> {
     async fn append(&mut self, hashes: &ExtentHashes) -> Result<()> {
         let lists = match self.lists.take() {
             Some(lists) => lists,
-            None => self.pool.directory.create(&self.lists_name).await.map_err(failed)?,
+            None => create_file(&*self.pool.directory, &self.lists_name).await?,
         };
         let offset = (self.indices.len() * ExtentHashes::BYTES) as u64;
         let bytes = BufferMut::copy_of(hashes.as_bytes()).freeze();

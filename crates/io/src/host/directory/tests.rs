@@ -30,6 +30,21 @@ fn files_and_folders_come_and_go_by_name() {
 }
 
 #[test]
+fn a_folder_that_others_removed_is_made_again_once_it_is_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = HostDirectory::open(folder.path(), HostOptions::default()).unwrap();
+    block_on(directory.create("index/run")).unwrap();
+    std::fs::remove_dir_all(folder.path().join("index")).unwrap();
+    let gone = block_on(directory.create("index/sort")).err().unwrap();
+    assert_eq!(gone.kind(), io::ErrorKind::NotFound);
+    directory.forget_folder("index");
+    block_on(directory.create("index/sort")).unwrap();
+    block_on(directory.sync()).unwrap();
+    assert!(folder.path().join("index/sort").is_file());
+    assert_eq!(block_on(directory.list("index")).unwrap(), ["sort"]);
+}
+
+#[test]
 fn what_a_file_holds_is_found_by_the_next_opener() {
     let folder = tempfile::tempdir().unwrap();
     let directory = HostDirectory::open(folder.path(), HostOptions::default()).unwrap();
