@@ -126,7 +126,7 @@ fn pools_that_hash_differently_say_what_to_do() {
 #[test]
 fn an_image_for_which_there_is_no_space_leaves_nothing() {
     let (a, b) = (Host::new(&[]), Host::new(&["--capacity", "8M"]));
-    a.knows("b", &b, &[]);
+    a.knows("b", &b, &["--allow", "pull"]);
     b.knows("a", &a, &["--allow", "push"]);
     a.import("web", &content(7, 32));
     let full = a.refused(&["push", "web", "b"]);
@@ -134,6 +134,13 @@ fn an_image_for_which_there_is_no_space_leaves_nothing() {
     assert_eq!(b.images(), 0);
     a.import("small", &content(8, 4));
     a.place.ok(&["push", "small", "b"]);
+    // What is free is not taken from images that are used there.
+    a.import("rest", &content(9, 8));
+    let full = a.refused(&["push", "rest", "b"]);
+    assert!(full.contains("of its 8388608 are free"), "{full}");
+    let full = b.refused(&["pull", "a/rest", "--lazy"]);
+    assert!(full.contains("are free"), "{full}");
+    assert_eq!(b.images(), 1);
     a.end();
     b.end();
 }

@@ -312,15 +312,17 @@ async fn add_hashes<D: Directory>(
     }
 }
 
-/// Refuses before anything is sent what cannot fit whatever is given up.
+/// Refuses before anything is sent what would take all that is free from the images that are used here.
 fn check_space<D: Directory>(pool: &Pool<D>, account: &Account) -> Result<()> {
     let missing = account.clusters_sent.saturating_mul(CLUSTER_SIZE as u64);
-    let capacity = pool.status()?.bytes_capacity;
-    if missing <= capacity {
+    let status = pool.status()?;
+    let (capacity, used) = (status.bytes_capacity, status.bytes_physical);
+    let free = capacity.saturating_sub(used);
+    if missing <= free {
         return Ok(());
     }
     let message = format!(
-        "the image needs {missing} bytes that the pool does not have, which may hold {capacity} in all: give it more space"
+        "the image needs {missing} bytes that the pool does not have, and {free} of its {capacity} are free: reclaim or remove something there, or give it more space"
     );
     Err(Error::new(ErrorKind::NoSpace, message))
 }
