@@ -194,6 +194,22 @@ fn without_its_origin_only_what_is_missing_fails_and_it_goes_on_when_that_is_bac
         client.ask(Command::Read, range.clone(), &[]) == 0
             && client.take_data(4096) == bytes[range.start as usize..range.end as usize]
     });
+    // It gives up the image, and gives it again: a read that fails makes it be asked.
+    origin.place.ok(&["peer", "remove", "host"]);
+    let mut range = 6 * MIB + MIB / 2..6 * MIB + MIB / 2 + CLUSTER;
+    eventually("it may not be read any more", || {
+        range = range.start + 40 * CLUSTER..range.end + 40 * CLUSTER;
+        let code = client.ask(Command::Read, range.clone(), &[]);
+        if code == 0 {
+            client.take_data(4096);
+        }
+        code == EIO
+    });
+    origin.knows("host", &host, &["--allow", "pull"]);
+    eventually("it may be read again", || {
+        client.ask(Command::Read, range.clone(), &[]) == 0
+            && client.take_data(4096) == bytes[range.start as usize..range.end as usize]
+    });
     drop(client);
     origin.end();
     host.end();

@@ -13,7 +13,7 @@ impl<D: Directory> Pool<D> {
         let started = self.lock().now_ms;
         loop {
             let listener = self.fetched_event.listen();
-            {
+            let can_come = {
                 let mut state = self.lock();
                 state.check_open()?;
                 state.retain_absent(image, &mut absent)?;
@@ -22,10 +22,13 @@ impl<D: Directory> Pool<D> {
                 if absent.is_empty() {
                     return Ok(());
                 }
-                lazy.check_can_come(&absent, started, now)?;
+                let can_come = lazy.check_can_come(&absent, started, now);
+                // An origin that gave up the image may give it again: whoever fetches asks it because of this.
                 lazy.want(&absent);
-            }
+                can_come
+            };
             self.demand_event.notify(usize::MAX);
+            can_come?;
             listener.await;
         }
     }
