@@ -42,7 +42,8 @@ fn look(daemon: &Arc<Daemon>, mark: u64, published: Option<u64>) -> Option<u64> 
     if published.is_some_and(|last| now - last < enough) {
         return published;
     }
-    let options = ReclaimOptions { target_bytes: Some(used - mark), runs_min: RUNS_MIN, dry_run: false };
+    let options =
+        ReclaimOptions { target_bytes: Some(used - mark), runs_min: RUNS_MIN, dry_run: false };
     match start_reclaim(daemon, options) {
         Ok(_) => Some(now),
         Err(_) => published,

@@ -14,8 +14,11 @@ const FILE: &str = "parts.json";
 /// A part of an image that nobody asked for again goes after this long.
 const KEEP_S: u64 = 24 * 3600;
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// With less than this part of the pool's capacity free, parts go at once.
+/// With less than this part of the pool's capacity free, parts go that are older than whoever was cut off tries again.
 const FREE_SHARE: u64 = 10;
+const YOUNG_S: u64 = 600;
+/// With less than this, all go at once.
+const FREE_SHARE_LEAST: u64 = 50;
 
 /// Since when parts are left, in seconds since 1970, by the ids of their images.
 type Times = BTreeMap<u64, u64>;
@@ -63,13 +66,21 @@ fn look(daemon: &Daemon, times: &mut Times) -> usize {
     if parts.is_empty() {
         return 0;
     }
-    let short = daemon.pool.status().is_ok_and(|status| {
-        let free = status.bytes_capacity.saturating_sub(status.bytes_physical);
-        free < status.bytes_capacity / FREE_SHARE
-    });
-    let is_old = |left: &LeftImage| {
-        times.get(&left.id.0).is_some_and(|since| now.saturating_sub(*since) > KEEP_S)
+    let free_below = |share: u64| {
+        daemon.pool.status().is_ok_and(|status| {
+            let free = status.bytes_capacity.saturating_sub(status.bytes_physical);
+            free < status.bytes_capacity / share
+        })
     };
-    daemon.pool.remove_left(now, |left| is_part(left) && (short || is_old(left)));
+    let keep_s = match (free_below(FREE_SHARE), free_below(FREE_SHARE_LEAST)) {
+        (_, true) => None,
+        (true, false) => Some(YOUNG_S),
+        (false, false) => Some(KEEP_S),
+    };
+    let goes = |left: &LeftImage| {
+        let age_s = times.get(&left.id.0).map_or(0, |since| now.saturating_sub(*since));
+        keep_s.is_none_or(|keep_s| age_s > keep_s)
+    };
+    daemon.pool.remove_left(now, |left| is_part(left) && goes(left));
     parts.len()
 }
