@@ -112,6 +112,8 @@ fn an_image_is_pushed_quoted_and_pulled_through_a_command() {
     assert_eq!(a.digest("web"), b.digest("other"));
 
     b.import("mine", 2, 8);
+    let quote = a.place.json(&["quote", "mine", "--pull", "--via", &via, "--rate", "1M"]);
+    assert_eq!((number(&quote, "bytes_missing"), number(&quote, "seconds_at_rate")), (8 * MIB, 8));
     let said = a.place.ok(&["pull", "mine", "theirs", "--via", &via]);
     assert!(said.contains("pulled mine"), "{said}");
     assert_eq!(a.digest("theirs"), b.digest("mine"));

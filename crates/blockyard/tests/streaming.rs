@@ -53,6 +53,11 @@ fn an_image_crosses_once_and_a_sibling_only_where_it_differs() {
     a.import("sibling", &bytes);
     let quote = a.place.json(&["quote", "sibling", "b"]);
     assert_eq!(number(&quote, "bytes_missing"), MIB, "{quote}");
+    let mapped = a.place.json(&["image", "info", "sibling"])["bytes_mapped"].as_u64();
+    assert_eq!(quote["bytes_data"].as_u64(), mapped, "{quote}");
+    let at_rate = ["quote", "sibling", "b", "--rate", "128K"];
+    assert_eq!(number(&a.place.json(&at_rate), "seconds_at_rate"), 8);
+    assert!(a.place.ok(&at_rate).contains("% of its"), "share");
     let sibling = a.place.json(&["push", "sibling", "b"]);
     assert_eq!(number(&sibling, "bytes_missing"), MIB, "{sibling}");
     assert_eq!(number(&sibling, "extents_whole"), 6, "{sibling}");

@@ -41,6 +41,11 @@ impl<D: Directory> Volume<D> {
         self.image
     }
 
+    /// Clusters with data x 4096.
+    pub fn bytes_mapped(&self) -> u64 {
+        self.pool.bytes_mapped(self.image)
+    }
+
     /// One whole cluster, compared with its hash: `Corrupt` if it does not match and no equal cluster heals it.
     /// Waits for writes to it; of an untrusted cluster nothing is known to compare it with.
     pub async fn read_compared(&self, cluster: u64) -> Result<Buffer> {

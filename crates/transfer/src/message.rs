@@ -82,7 +82,7 @@ impl Found {
 pub(crate) enum Message {
     Hello { version: u32, hash: String, pool: [u8; 16] },
     Order(Order),
-    Offer { size: u64, digest: ContentHash },
+    Offer { size: u64, digest: ContentHash, clusters: u64 },
     Summaries { list: Vec<(u64, ContentHash)>, last: bool },
     Lacking(Vec<bool>),
     Hashes { index: u64, hashes: ExtentHashes },
@@ -141,8 +141,9 @@ impl Message {
                 Kind::Hello(v1::Hello { version, hash, pool: Bytes::copy_from_slice(&pool) })
             }
             Message::Order(order) => Kind::Order(encode_order(&order)),
-            Message::Offer { size, digest } => {
-                Kind::Offer(v1::Offer { size, digest: Bytes::copy_from_slice(&digest.0) })
+            Message::Offer { size, digest, clusters } => {
+                let digest = Bytes::copy_from_slice(&digest.0);
+                Kind::Offer(v1::Offer { size, digest, clusters })
             }
             Message::Summaries { list, last } => Kind::Summaries(v1::Summaries {
                 indices: list.iter().map(|(index, _)| *index).collect(),
@@ -222,9 +223,11 @@ impl Message {
                 pool: hello.pool.as_ref().try_into().map_err(|_| nonsense("a pool's id"))?,
             },
             Kind::Order(order) => Message::Order(decode_order(&order)?),
-            Kind::Offer(offer) => {
-                Message::Offer { size: offer.size, digest: one_hash(&offer.digest)? }
-            }
+            Kind::Offer(offer) => Message::Offer {
+                size: offer.size,
+                digest: one_hash(&offer.digest)?,
+                clusters: offer.clusters,
+            },
             Kind::Summaries(summaries) => decode_summaries(&summaries)?,
             Kind::Lacking(lacking) => {
                 if lacking.bits.len() > SUMMARIES_MAX / 8 {

@@ -78,6 +78,8 @@ impl Terms {
 pub struct Account {
     /// Size of the image in bytes.
     pub size: u64,
+    /// Clusters with data in the image, as its side told; 0 if it did not.
+    pub clusters: u64,
     /// Extents of 4 MiB that the receiver had whole.
     pub extents_whole: u64,
     /// Clusters with data in all other extents.

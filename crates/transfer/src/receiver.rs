@@ -58,8 +58,8 @@ pub(crate) async fn receive_image<D: Directory>(
     if receiver.origin.is_some() {
         await_held(session).await?;
     }
-    let (size, digest) = match session.receive().await {
-        Ok(Message::Offer { size, digest }) => (size, digest),
+    let (size, digest, clusters) = match session.receive().await {
+        Ok(Message::Offer { size, digest, clusters }) => (size, digest, clusters),
         Ok(other) => return Err(unexpected(&other, "Offer")),
         Err(error) => {
             // Whoever gives up what was cut off before says so here.
@@ -71,7 +71,8 @@ pub(crate) async fn receive_image<D: Directory>(
     };
     check_image_size(size)?;
     if order.quote {
-        return quote(session, Lookup::new(pool, size), size, order).await;
+        let account = quote(session, Lookup::new(pool, size), size, order).await?;
+        return Ok(Account { clusters, ..account });
     }
     if order.again && is_there(session, receiver, digest).await? {
         session.receive().await?;
@@ -112,7 +113,7 @@ pub(crate) async fn receive_image<D: Directory>(
             }
             // It is there, whether the sender hears of it or not.
             let _ = session.send(Message::Done).await;
-            Ok(account)
+            Ok(Account { clusters, ..account })
         }
         Err(error) => {
             let error = session.reason(error).await;

@@ -37,7 +37,8 @@ pub(crate) async fn send_image<D: Directory>(
     session.limit(order.terms.rate);
     session.allow(Duration::from_secs(size / VERIFIED_EACH_SECOND));
     let digest = digest_of(session, source).await?;
-    session.send(Message::Offer { size, digest }).await?;
+    let clusters = source.bytes_mapped() / CLUSTER_SIZE as u64;
+    session.send(Message::Offer { size, digest, clusters }).await?;
     let mut sending = Sending { source, samples: Samples::default(), sent: 0, proved: 0 };
     if sending.send_lists(session, order.again).await? == Lists::NotNeeded {
         return Ok(Account { size, ..Account::default() });
@@ -48,6 +49,7 @@ pub(crate) async fn send_image<D: Directory>(
     };
     let mut account = Account {
         size,
+        clusters,
         extents_whole: found.extents_whole,
         clusters_listed: found.listed,
         clusters_found: found.found,

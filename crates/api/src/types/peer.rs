@@ -72,7 +72,7 @@ pub struct PushImage {
 #[serde(deny_unknown_fields, default)]
 pub struct TransferTerms {
     pub compress: Compression,
-    /// Bytes a second that the sender sends at most, at least 65536; no limit if absent.
+    /// Bytes a second that the sender sends at most, at least 65536; no limit if absent. A quote tells how long that takes.
     pub rate: Option<u64>,
     /// Do not read what the receiver takes by reference, to compare it with its hash.
     pub unverified: bool,
@@ -128,6 +128,9 @@ pub struct TransferReport {
     pub quote: bool,
     /// Size of the image.
     pub size_bytes: u64,
+    /// Clusters of the image that hold data; absent if its side did not tell.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bytes_data: Option<u64>,
     /// Extents (4 MiB) that do not read zero and that the receiver had whole.
     pub extents_whole: u64,
     /// Clusters of other extents that the receiver had somewhere.
@@ -141,6 +144,9 @@ pub struct TransferReport {
     /// Of a quote with a sample: what the missing clusters would take when they are compressed. An estimate.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub bytes_compressed_estimate: Option<u64>,
+    /// Of a quote at a rate: how long what would cross takes, before compression, or after it by the estimate if there is one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub seconds_at_rate: Option<u64>,
     /// How often it was cut off and went on.
     pub cuts: u64,
     /// All that was sent and received, before TLS, as the daemon that was asked counted it.

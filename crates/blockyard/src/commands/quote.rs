@@ -1,6 +1,7 @@
-//! `blockyard quote NAME PEER`, or `PEER/NAME`, or `quote NAME --via COMMAND`.
+//! `blockyard quote NAME PEER`, or `PEER/NAME`, or `quote NAME --via COMMAND`, with `--pull` the other way round.
 
 use crate::commands::{Session, transfer, via};
+use crate::size::Size;
 use anyhow::Result;
 use blockyard_api::{CallThroughPipe, PipeDirection, PullImage, PushImage, TransferTerms};
 use clap::Args;
@@ -15,22 +16,28 @@ pub(crate) struct Flags {
     /// As it would be pushed through this command, such as "ssh host"
     #[arg(long, value_name = "COMMAND", conflicts_with = "peer")]
     via: Option<String>,
+    /// With --via: what a pull of that image would take, which is NAME there
+    #[arg(long, requires = "via")]
+    pull: bool,
+    /// Tell how long it takes to send so many bytes a second: 10M, 512K
+    #[arg(long)]
+    rate: Option<Size>,
     /// Read and compress some clusters of the source, to estimate what compression leaves of the missing ones
     #[arg(long)]
     sample: bool,
 }
 
 pub(crate) fn run(flags: &Flags, session: &Session) -> Result<()> {
-    let terms = TransferTerms { sample: flags.sample, ..TransferTerms::default() };
+    let rate = flags.rate.map(|size| size.0);
+    let terms = TransferTerms { sample: flags.sample, rate, ..TransferTerms::default() };
     if let Some(command) = &flags.via {
-        let request = CallThroughPipe {
-            direction: PipeDirection::Push,
-            image: flags.image.clone(),
-            there: None,
-            quote: true,
-            terms,
+        let (direction, verb) = match flags.pull {
+            true => (PipeDirection::Pull, "pull"),
+            false => (PipeDirection::Push, "push"),
         };
-        let done = format!("a push of {} through `{command}`:", flags.image);
+        let image = flags.image.clone();
+        let request = CallThroughPipe { direction, image, there: None, quote: true, terms };
+        let done = format!("a {verb} of {} through `{command}`:", flags.image);
         return via::run(session, command, &request, "quote", &done);
     }
     let mut client = session.client()?;

@@ -90,6 +90,11 @@ fn text(report: &TransferReport, missing: Option<&str>) -> String {
         report.extents_whole,
         human(report.bytes_found),
     );
+    if let Some(data) = report.bytes_data {
+        let stays = data.saturating_sub(report.bytes_missing);
+        let share = stays as f64 * 100.0 / data as f64;
+        text.push_str(&format!("{share:.1} % of its {} need not cross\n", human(data)));
+    }
     let mut line = |bytes: u64, what: &str| {
         if bytes > 0 {
             text.push_str(&format!("{} {what}\n", human(bytes)));
@@ -105,5 +110,8 @@ fn text(report: &TransferReport, missing: Option<&str>) -> String {
         "would be left after compression, by an estimate",
     );
     line(lists, "went over the wire in all");
+    if let Some(seconds) = report.seconds_at_rate {
+        text.push_str(&format!("{seconds} s at this rate\n"));
+    }
     text
 }

@@ -158,7 +158,8 @@ fn quote(daemon: &Daemon, wanted: &Wanted, job: &JobHandle) -> Result<JobReport>
         }
         _ => block_on(pull(wire, &caller, &wanted.there, &wanted.here)),
     };
-    Ok(JobReport::Transfer(report(&account.map_err(|failed| failed.error)?, true, 0)))
+    let account = account.map_err(|failed| failed.error)?;
+    Ok(JobReport::Transfer(quoted(&account, &wanted.terms)))
 }
 
 /// A wire to the peer, and by what it is known.
@@ -181,16 +182,26 @@ pub(crate) fn report(account: &Account, quote: bool, cuts: u64) -> TransferRepor
     TransferReport {
         quote,
         size_bytes: account.size,
+        bytes_data: Some(bytes(account.clusters)).filter(|data| *data > 0),
         extents_whole: account.extents_whole,
         bytes_found: bytes(account.clusters_found),
         bytes_repeated: bytes(account.clusters_repeated),
         bytes_missing: bytes(account.clusters_sent),
         bytes_damaged: bytes(account.clusters_damaged),
         bytes_compressed_estimate: account.compressed_estimate,
+        seconds_at_rate: None,
         cuts,
         bytes_sent: account.bytes_sent,
         bytes_received: account.bytes_received,
     }
+}
+
+/// What a quote says, and how long it takes at the rate that was asked about.
+fn quoted(account: &Account, terms: &TransferTerms) -> TransferReport {
+    let report = report(account, true, 0);
+    let crosses = report.bytes_compressed_estimate.unwrap_or(report.bytes_missing);
+    let seconds = |rate: u64| Some(crosses.div_ceil(rate.max(1)));
+    TransferReport { seconds_at_rate: terms.rate.and_then(seconds), ..report }
 }
 
 /// A job as a transfer sees it. It ends, too, when the peer is taken off the list.
@@ -215,7 +226,8 @@ impl OfJob<'_> {
     fn caller(&self, terms: &TransferTerms, quote: bool, again: bool) -> Caller<'_, HostDirectory> {
         Caller {
             pool: &self.daemon.pool,
-            terms: terms_of(terms),
+            // Of a quote the rate is a question.
+            terms: Terms { rate: terms.rate.filter(|_| !quote), ..terms_of(terms) },
             quote,
             again,
             now_unix_s: now_unix_s(),

@@ -45,7 +45,12 @@ impl Progress<'_> {
             return;
         }
         if self.terminal {
-            let new_bar = || new_bar(self.what, self.unit, total.is_some(), self.started);
+            let numbers = match (transfer, total) {
+                (Some(_), _) => Numbers::InMessage,
+                (None, Some(_)) => Numbers::OfTotal,
+                (None, None) => Numbers::Alone,
+            };
+            let new_bar = || new_bar(self.what, self.unit, numbers, self.started);
             let bar = self.bar.get_or_insert_with(new_bar);
             bar.set_length(total.unwrap_or(done).max(done));
             bar.set_position(done);
@@ -66,13 +71,23 @@ impl Progress<'_> {
     }
 }
 
-fn new_bar(what: &str, unit: ProgressUnit, known: bool, started: Instant) -> ProgressBar {
-    let template = match unit {
-        ProgressUnit::Bytes if !known => "{msg} {binary_bytes} {binary_bytes_per_sec}",
-        ProgressUnit::Bytes => {
+/// What a bar tells beside how far it is.
+#[derive(Clone, Copy)]
+enum Numbers {
+    /// Rate and time left are known better by the job: the message has them.
+    InMessage,
+    OfTotal,
+    Alone,
+}
+
+fn new_bar(what: &str, unit: ProgressUnit, numbers: Numbers, started: Instant) -> ProgressBar {
+    let template = match (unit, numbers) {
+        (_, Numbers::InMessage) => "{msg} {wide_bar} {binary_bytes} of {binary_total_bytes}",
+        (ProgressUnit::Bytes, Numbers::Alone) => "{msg} {binary_bytes} {binary_bytes_per_sec}",
+        (ProgressUnit::Bytes, Numbers::OfTotal) => {
             "{msg} {wide_bar} {binary_bytes} of {binary_total_bytes} {binary_bytes_per_sec} {eta} left"
         }
-        ProgressUnit::Clusters => "{msg} {wide_bar} {pos} of {len} clusters {eta} left",
+        (ProgressUnit::Clusters, _) => "{msg} {wide_bar} {pos} of {len} clusters {eta} left",
     };
     let bar = ProgressBar::new(0).with_elapsed(started.elapsed());
     if let Ok(style) = ProgressStyle::with_template(template) {

@@ -50,7 +50,7 @@ fn a_peer_that_says_little_and_seldom_is_given_up() {
     let patience = (Duration::from_secs(20), Duration::from_millis(600));
     let given_up = called(&place.pool, patience, |session| {
         greet(session, order(Direction::Push, "new"));
-        session.send(Message::Offer { size: 1 << 30, digest: summary }).unwrap();
+        session.send(Message::Offer { size: 1 << 30, digest: summary, clusters: 0 }).unwrap();
         let list = (0..200).map(|index| (index, summary)).collect();
         session.send(Message::Summaries { list, last: true }).unwrap();
         session.receive().unwrap(); // Lacking
@@ -74,7 +74,7 @@ fn a_list_that_is_not_full_is_the_last() {
     let summary = HashAlgorithm::Blake3.hash(b"");
     let refused = called(&place.pool, PATIENT, |session| {
         greet(session, order(Direction::Push, "new"));
-        session.send(Message::Offer { size: 1 << 30, digest: summary }).unwrap();
+        session.send(Message::Offer { size: 1 << 30, digest: summary, clusters: 0 }).unwrap();
         session.send(Message::Summaries { list: vec![(0, summary)], last: false }).unwrap();
     });
     let error = refused.unwrap_err().error;
@@ -90,7 +90,7 @@ fn lists_of_an_image_that_the_pool_could_never_hold_are_refused() {
     let mut told = 0;
     let refused = called(&place.pool, PATIENT, |session| {
         greet(session, order(Direction::Push, "new"));
-        session.send(Message::Offer { size: 1 << 40, digest: summary }).unwrap();
+        session.send(Message::Offer { size: 1 << 40, digest: summary, clusters: 0 }).unwrap();
         let list = (0..2000).map(|index| (index, summary)).collect();
         session.send(Message::Summaries { list, last: true }).unwrap();
         session.receive().unwrap(); // Lacking

@@ -3,7 +3,7 @@
 //!
 //! The pipe is the command's, so none of these goes on by itself after a cut. Asked for again, what came is found.
 
-use super::{OfJob, now_unix_s, report, run_answer, terms_of};
+use super::{OfJob, now_unix_s, quoted, report, run_answer, terms_of};
 use crate::daemon::Daemon;
 use crate::daemon::jobs::JobHandle;
 use blockyard_api::{Job, JobKind, JobReport, PipeDirection, ProgressUnit, TransferTerms};
@@ -77,7 +77,8 @@ fn run_call(daemon: &Daemon, call: &Call, wire: Wire, job: &JobHandle) -> Result
     };
     daemon.parts_left.notify_one();
     match done {
-        Ok(account) => Ok(JobReport::Transfer(report(&account, call.quote, 0))),
+        Ok(account) if call.quote => Ok(JobReport::Transfer(quoted(&account, &call.terms))),
+        Ok(account) => Ok(JobReport::Transfer(report(&account, false, 0))),
         Err(failed) => Err(ended(failed, call)),
     }
 }
