@@ -62,6 +62,27 @@ struct Write<'a> {
     contents: &'a [Content],
 }
 
+/// What a write that found no space knows of where its contents are stored.
+#[derive(Default)]
+struct Looked {
+    /// Indexes that had been made when they were looked up.
+    at: Option<u64>,
+    again: bool,
+}
+
+impl Looked {
+    /// Whether to look them up once more before the write is refused: since it looked it may have waited, and space for
+    /// what is stored nowhere may have come.
+    fn may_look_again<T>(&mut self, planned: &Result<T>) -> bool {
+        let refused = planned.as_ref().is_err_and(|error| error.kind() == ErrorKind::NoSpace);
+        let again = refused && self.at.is_some() && !self.again;
+        if again {
+            (self.at, self.again) = (None, true);
+        }
+        again
+    }
+}
+
 /// A planned change whose data is being written. Dropped (the client went away), it ends like a
 /// failed one, so that pins, places and the epoch are given back.
 pub(crate) struct Unfinished<'a, D: Directory> {
@@ -164,21 +185,28 @@ impl<D: Directory> Pool<D> {
         contents: &[Content],
     ) -> Result<()> {
         let write = Write { image, clusters, pieces, contents };
-        let mut looked = None;
+        let mut looked = Looked::default();
         loop {
-            let (turn, planned) = match self.start(&write, looked)? {
+            let started = self.start(&write, looked.at);
+            if looked.may_look_again(&started) {
+                continue;
+            }
+            let (turn, planned) = match started? {
                 Started::Planned(turn, planned) => (turn, planned),
                 Started::InLine(turn) => {
                     turn.wait().await?;
                     // The image may have been shrunk while this waited.
                     let offset = clusters.start * CLUSTER_SIZE as u64;
                     self.lock().image(image)?.check_range(offset, pieces[0].data.len() as u64)?;
-                    let stored = Stored::Looked(looked, &[]);
-                    let planned = self.plan(image, clusters, contents, stored)?;
-                    (turn, planned)
+                    let stored = Stored::Looked(looked.at, &[]);
+                    let planned = self.plan(image, clusters, contents, stored);
+                    if looked.may_look_again(&planned) {
+                        continue;
+                    }
+                    (turn, planned?)
                 }
             };
-            if let Some(done) = self.carry_out(turn, planned, &write, &mut looked).await {
+            if let Some(done) = self.carry_out(turn, planned, &write, &mut looked.at).await {
                 return done;
             }
         }
@@ -193,7 +221,7 @@ impl<D: Directory> Pool<D> {
         data: Buffer,
         clusters: Range<u64>,
     ) -> Result<()> {
-        let mut looked = None;
+        let mut looked = Looked::default();
         self.wait_for_edges(image, offset, data.len() as u64).await?;
         loop {
             let turn = self.take_turn(image, clusters.clone()).await?;
@@ -201,10 +229,13 @@ impl<D: Directory> Pool<D> {
             self.lock().image(image)?.check_range(offset, data.len() as u64)?;
             let pieces = self.whole_clusters(image, offset, &data).await?;
             let contents = self.contents(&pieces).await;
-            let stored = Stored::Looked(looked, &[]);
-            let planned = self.plan(image, &clusters, &contents, stored)?;
+            let stored = Stored::Looked(looked.at, &[]);
+            let planned = self.plan(image, &clusters, &contents, stored);
+            if looked.may_look_again(&planned) {
+                continue;
+            }
             let write = Write { image, clusters: &clusters, pieces: &pieces, contents: &contents };
-            if let Some(done) = self.carry_out(turn, planned, &write, &mut looked).await {
+            if let Some(done) = self.carry_out(turn, planned?, &write, &mut looked.at).await {
                 return done;
             }
         }

@@ -118,6 +118,33 @@ fn a_full_pool_takes_what_it_has_already_and_refuses_only_what_is_new() {
     });
 }
 
+/// A part of a write was found and the rest had to wait for what was trimmed: it is found once more when there is space.
+#[test]
+fn a_write_of_stored_data_and_little_new_waits_for_what_was_trimmed() {
+    for seed in 0..20 {
+        let mut machine = Machine::with_capacity(seed, 400 * CLUSTER as u64);
+        let pool = machine.open();
+        machine.run(async move {
+            for image in ["a", "c"] {
+                pool.create_image(&name(image), 64 << 20, 1).await.unwrap();
+            }
+            let a = pool.open_image(&name("a"), client(true)).unwrap();
+            let c = pool.open_image(&name("c"), client(true)).unwrap();
+            let distinct = |tags: std::ops::Range<u64>| -> Vec<u8> {
+                let of = |tag: u64| [&(tag + 1).to_le_bytes()[..], &[0; CLUSTER - 8]].concat();
+                tags.flat_map(of).collect()
+            };
+            write(&a, 0, &distinct(0..400)).await;
+            let refused = c.write(0, Buffer::copy_of(&distinct(1000..1001)), false).await;
+            assert_eq!(refused.unwrap_err().kind(), ErrorKind::NoSpace);
+            a.discard(0, 20 * CLUSTER as u64, false).await.unwrap();
+            write(&c, 0, &[distinct(100..163), distinct(2000..2001)].concat()).await;
+            assert_eq!(read(&c, 62 * 4096, 2 * 4096).await[..8], 163u64.to_le_bytes());
+            assert_eq!(read(&c, 63 * 4096, 4096).await[..8], 2001u64.to_le_bytes());
+        });
+    }
+}
+
 /// A sort that cannot use its files does with what fits into memory, a part of all hashes at a time.
 #[test]
 fn a_full_pool_takes_what_it_has_already_while_no_file_of_the_index_can_be_used() {
