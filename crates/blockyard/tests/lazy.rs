@@ -4,9 +4,12 @@
 mod support;
 
 use blockyard_faulty::Random;
-use serde_json::Value;
+use blockyard_transfer::{Identity, PeerId, Wire};
+use serde_json::{Value, json};
+use std::net::TcpListener;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use support::eventually;
 use support::guest::{Guest, has_guest};
@@ -255,6 +258,106 @@ fn an_origin_keeps_what_is_needed_and_its_image_until_it_is_forced() {
 }
 
 #[test]
+fn a_peer_that_may_do_nothing_any_more_still_lets_go() {
+    let (origin, host) = origin_and_host(&content(9, 4));
+    host.place.ok(&["pull", "origin/web", "--lazy", "--no-fill"]);
+    origin.place.ok(&["peer", "remove", "host"]);
+    origin.knows("host", &host, &[]);
+    let refused = host.refused(&["pull", "origin/web", "other"]);
+    assert!(refused.contains("may not pull"), "{refused}");
+    host.place.ok(&["image", "remove", "web"]);
+    eventually("the origin hears of it", || dependants(&origin) == 0);
+    origin.place.ok(&["image", "remove", "web"]);
+    origin.end();
+    host.end();
+}
+
+/// A peer of everybody that takes calls and says nothing.
+#[derive(Default)]
+struct Silent {
+    wires: Mutex<Vec<Wire>>,
+}
+
+impl blockyard_transfer::Host for Silent {
+    fn is_listed(&self, _peer: &PeerId) -> bool {
+        true
+    }
+
+    fn names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn answer(&self, _peer: PeerId, wire: Wire) {
+        self.wires.lock().unwrap().push(wire);
+    }
+
+    fn refused(&self, _address: &str, _why: &str) {}
+}
+
+#[test]
+fn an_origin_that_does_not_go_on_holds_up_what_others_are_to_be_told_only_for_a_moment() {
+    let (origin, mut host) = origin_and_host(&content(11, 4));
+    host.place.ok(&["pull", "origin/web", "--lazy", "--no-fill"]);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let identity = Identity::from_pem(&Identity::generate_pem().unwrap()).unwrap();
+    let fingerprint = identity.fingerprint().to_string();
+    let silent = Arc::new(Silent::default());
+    let serving = Arc::clone(&silent);
+    runtime.spawn(async move {
+        let never = std::future::pending();
+        let _ = blockyard_transfer::serve(listener, &identity, None, serving, never).await; // ends with the test
+    });
+    host.knows_at("silent", &address, &fingerprint, &[]);
+    // As if three images had been pulled from it before.
+    host.daemon.take().unwrap().stop();
+    let list = host.place.pool().join("origins.json");
+    let mut debts: Vec<Value> = serde_json::from_slice(&std::fs::read(&list).unwrap()).unwrap();
+    for number in 0..3 {
+        let dependant = format!("{number:032}");
+        let debt = json!({
+            "peer": "silent", "source": "web", "dependant": dependant, "fill": false
+        });
+        debts.insert(0, debt);
+    }
+    std::fs::write(&list, serde_json::to_vec(&debts).unwrap()).unwrap();
+    restart(&mut host);
+    eventually("the silent one is called", || !silent.wires.lock().unwrap().is_empty());
+    let started = Instant::now();
+    host.place.ok(&["image", "remove", "web"]);
+    eventually("the origin hears of it", || dependants(&origin) == 0);
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    host.end();
+    origin.end();
+}
+
+#[test]
+fn one_dependant_that_never_comes_back_can_be_removed() {
+    let bytes = content(10, 4);
+    let (origin, host) = origin_and_host(&bytes);
+    host.place.ok(&["pull", "origin/web", "--lazy", "--no-fill", "--wait", "1"]);
+    let gone = info(&origin, "web")["dependants"][0]["id"].as_str().unwrap().to_owned();
+    host.place.ok(&["pull", "origin/web", "second", "--lazy", "--no-fill"]);
+    assert!(origin.place.ok(&["image", "info", "web"]).contains(&gone));
+    origin.place.ok(&["image", "remove-dependant", "web", &gone]);
+    let unknown = origin.refused(&["image", "remove-dependant", "web", &gone]);
+    assert!(unknown.contains("image info"), "{unknown}");
+    assert_eq!(dependants(&origin), 1);
+    let mut client = plain(&host, "web");
+    eventually("it is lost to that", || {
+        client.ask(Command::Read, 2 * MIB..2 * MIB + CLUSTER, &[]) == EIO
+    });
+    drop(client);
+    assert!(plain(&host, "second").read(0..MIB) == bytes[..MIB as usize]);
+    host.place.ok(&["image", "remove", "web"]);
+    host.place.ok(&["image", "remove", "second"]);
+    eventually("the origin hears of it", || dependants(&origin) == 0);
+    origin.end();
+    host.end();
+}
+
+#[test]
 fn wrong_data_of_an_origin_is_neither_kept_nor_returned() {
     let bytes = content(5, 4);
     let (mut origin, host) = origin_and_host(&bytes);
@@ -317,6 +420,35 @@ fn what_was_read_first_at_the_origin_is_fetched_first() {
     drop(client);
     host.place.ok(&["image", "remove", "web"]);
     host.end();
+}
+
+#[test]
+fn twenty_images_of_one_origin_are_read_while_all_are_filled_and_others_are_served_too() {
+    let bytes = content(7, 16);
+    let (origin, host) = origin_and_host(&bytes);
+    let names: Vec<String> = (0..20).map(|number| format!("web{number}")).collect();
+    // So slowly that none is filled meanwhile; a message takes 2 s.
+    let terms = ["--lazy", "--wait", "8", "--rate", "128K", "--compress", "none"];
+    for name in &names {
+        host.place.ok(&[&["pull", "origin/web", name][..], &terms].concat());
+    }
+    std::thread::scope(|scope| {
+        for (number, name) in names.iter().enumerate() {
+            let (host, bytes) = (&host, &bytes);
+            scope.spawn(move || {
+                let start = 14 * MIB + 8192 * number as u64;
+                let expected = &bytes[start as usize..][..4096];
+                assert!(plain(host, name).read(start..start + CLUSTER) == expected, "{name}");
+            });
+        }
+    });
+    origin.import("small", &content(8, 1));
+    host.place.ok(&["pull", "origin/small"]);
+    host.place.ok(&["image", "remove", "web0"]);
+    eventually("the origin hears of it", || dependants(&origin) == 19);
+    assert!(names[1..].iter().all(|name| missing(&host, name) > 0), "they are filled still");
+    host.end();
+    origin.end();
 }
 
 /// A root file system of busybox and a lot that a boot does not need, with what it needs scattered in it.

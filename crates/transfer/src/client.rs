@@ -1,8 +1,9 @@
 //! Calling a peer.
 
 use crate::authority::Authority;
+use crate::closing::{Held, Hold};
 use crate::identity::{Identity, PeerId};
-use crate::message::MESSAGE_BYTES_MAX;
+use crate::message::{MESSAGE_BYTES_MAX, Message};
 use crate::tls::client_config;
 use crate::v1;
 use crate::v1::transfer_client::TransferClient;
@@ -44,9 +45,12 @@ pub fn connect(
         tokio::time::timeout(CONNECT_TIME, call(Arc::new(config), name, address)).await
     });
     match called {
-        Ok(Ok((outgoing, streaming))) => {
+        Ok(Ok((outgoing, streaming, hold))) => {
             let (to_wire, incoming) = mpsc::channel(QUEUE);
-            runtime.spawn(pass_on(streaming, to_wire));
+            runtime.spawn(async move {
+                pass_on(streaming, to_wire).await;
+                hold.release().await;
+            });
             Ok(Wire::new(runtime, outgoing, incoming))
         }
         Ok(Err(error)) => Err(error),
@@ -54,7 +58,7 @@ pub fn connect(
     }
 }
 
-type Call = (mpsc::Sender<v1::Message>, Streaming<v1::Message>);
+type Call = (mpsc::Sender<v1::Message>, Streaming<v1::Message>, Hold);
 
 async fn call(
     config: Arc<rustls::ClientConfig>,
@@ -62,7 +66,7 @@ async fn call(
     address: &str,
 ) -> Result<Call> {
     // Connected by hand first: what the layers above make of an error does not say what it was.
-    let (stream, alert) =
+    let (stream, alert, hold) =
         dial(config, name, address).await.map_err(|error| refused(address, &error))?;
     let turned_away = |error: Error| match alert.lock() {
         Ok(alert) => alert.map_or(error, |alert| told_by_alert(address, alert)),
@@ -77,19 +81,20 @@ async fn call(
     let (outgoing, messages) = mpsc::channel(QUEUE);
     let answer = client.transfer(ReceiverStream::new(messages)).await;
     let answer = answer.map_err(|status| turned_away(broken(&status).at(address)))?;
-    Ok((outgoing, answer.into_inner()))
+    Ok((outgoing, answer.into_inner(), hold))
 }
 
 async fn dial(
     config: Arc<rustls::ClientConfig>,
     name: ServerName<'static>,
     address: &str,
-) -> io::Result<(Watched, Alert)> {
+) -> io::Result<(Watched, Alert, Hold)> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let stream = TlsConnector::from(config).connect(name, stream).await?;
     let alert = Alert::default();
-    Ok((Watched { stream, alert: Arc::clone(&alert) }, alert))
+    let (hold, held) = Hold::new();
+    Ok((Watched { stream, alert: Arc::clone(&alert), held }, alert, hold))
 }
 
 /// What the other side's TLS has said in the end. In TLS 1.3 it judges our certificate when for us the handshake is over.
@@ -99,6 +104,7 @@ type Alert = Arc<Mutex<Option<AlertDescription>>>;
 struct Watched {
     stream: TlsStream<TcpStream>,
     alert: Alert,
+    held: Held,
 }
 
 impl Watched {
@@ -120,6 +126,7 @@ impl AsyncRead for Watched {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.held.check(context)?;
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         self.note(polled)
     }
@@ -131,6 +138,7 @@ impl AsyncWrite for Watched {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.held.check(context)?;
         let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.note(polled)
     }
@@ -140,6 +148,7 @@ impl AsyncWrite for Watched {
         context: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.held.check(context)?;
         let polled = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
         self.note(polled)
     }
@@ -149,11 +158,13 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.held.check(context)?;
         let polled = Pin::new(&mut self.stream).poll_flush(context);
         self.note(polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.held.check(context)?;
         let polled = Pin::new(&mut self.stream).poll_shutdown(context);
         self.note(polled)
     }
@@ -187,7 +198,7 @@ pub(crate) async fn pass_on(
             () = to.closed() => return,
         };
         let message = match message {
-            Ok(Some(message)) => Ok(message),
+            Ok(Some(message)) => Message::bounded(message),
             Ok(None) => return,
             Err(status) => Err(broken(&status)),
         };

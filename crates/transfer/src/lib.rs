@@ -8,6 +8,7 @@
 mod allowed;
 mod authority;
 mod client;
+mod closing;
 mod crew;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

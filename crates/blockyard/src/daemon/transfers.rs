@@ -9,7 +9,7 @@ pub(crate) use pipe::{Call, WireToCome, answer_through, call_through};
 
 use crate::daemon::Daemon;
 use crate::daemon::dependants::OfPeer;
-use crate::daemon::jobs::JobHandle;
+use crate::daemon::jobs::{Asked, JobHandle};
 use crate::daemon::lazy;
 use crate::daemon::orders::KeptOrder;
 use crate::daemon::peers::id_of;
@@ -282,13 +282,8 @@ impl Host for Answers {
 
     fn answer(&self, peer: PeerId, wire: Wire) {
         let Some((name, allowed)) = self.daemon.peers.known(&peer) else { return };
-        if !allowed.push && !allowed.pull {
-            // It may be called, and takes none of the places of those that may call.
-            return wire.refuse(&Error::new(
-                ErrorKind::Denied,
-                "this peer may neither push nor pull here",
-            ));
-        }
+        // Heard even if it may do nothing: it can let go of what is kept for it.
+        let known_by = peer.to_string();
         // It is given back if no job can be started.
         let wire = Arc::new(Mutex::new(Some(wire)));
         let take =
@@ -298,7 +293,7 @@ impl Host for Answers {
             Some(wire) => run_answer(&daemon, Some(peer), &name, &allowed, wire, job),
             None => Err(Error::new(ErrorKind::Io, "the call is gone")),
         };
-        let started = self.daemon.jobs.start(JobKind::Answer, None, ProgressUnit::Bytes, work);
+        let started = self.daemon.jobs.start_answer(Some(known_by), work);
         if let Err(error) = started
             && let Some(wire) = take(&wire)
         {
@@ -319,9 +314,16 @@ fn run_answer(
     wire: Wire,
     job: &JobHandle,
 ) -> Result<JobReport> {
-    let progress = OfJob::new(daemon, job, peer.clone());
+    // By the rights that are asked below: those there are now may be fewer already.
+    let known = Some((name.to_owned(), allowed.clone()));
+    let progress = OfJob { known, ..OfJob::new(daemon, job, peer.clone()) };
     let quote = Cell::new(false);
     let noted = |order: &Order| {
+        job.take_place(match order.direction {
+            Direction::Push | Direction::Pull => Asked::Transfer,
+            Direction::Fetch => Asked::Fetch,
+            Direction::Release => Asked::Briefly,
+        })?;
         quote.set(order.quote);
         let verb = match order.direction {
             Direction::Push => "sends",
@@ -332,6 +334,7 @@ fn run_answer(
         let wants = if order.quote { "asks about" } else { verb };
         tracing::info!(peer = name, image = %order.image, "{wants}");
         job.note(format!("{name} {wants} {}", order.image));
+        Ok(())
     };
     let of_peer = peer.map(|known_by| OfPeer { daemon, known_by, peer: name });
     let origins: &dyn Origins<HostDirectory> = match &of_peer {
