@@ -59,6 +59,38 @@ pub enum JobKind {
     Fill,
 }
 
+impl JobKind {
+    /// As in JSON: `import`.
+    pub fn name(self) -> &'static str {
+        match self {
+            JobKind::Import => "import",
+            JobKind::Export => "export",
+            JobKind::Scrub => "scrub",
+            JobKind::Reclaim => "reclaim",
+            JobKind::Push => "push",
+            JobKind::Pull => "pull",
+            JobKind::Quote => "quote",
+            JobKind::Answer => "answer",
+            JobKind::Fill => "fill",
+        }
+    }
+
+    /// What is left of such a job that was cancelled, for people.
+    pub fn left_when_cancelled(self) -> &'static str {
+        match self {
+            JobKind::Reclaim => "what it freed stays free",
+            JobKind::Scrub => "what it healed stays healed",
+            JobKind::Import
+            | JobKind::Export
+            | JobKind::Push
+            | JobKind::Pull
+            | JobKind::Quote
+            | JobKind::Answer
+            | JobKind::Fill => "nothing of it remains",
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum JobState {

@@ -1,7 +1,7 @@
 //! Long work on threads of its own: progress, cancelling, and what came of it.
 //!
-//! A job sees that it was cancelled when it reports progress, and then leaves nothing behind: that
-//! is its duty, not the registry's. Finished jobs are kept until too many newer ones have finished.
+//! A job sees that it was cancelled when it reports progress, and then leaves nothing behind but what its kind says
+//! it leaves: that is its duty, not the registry's. Finished jobs are kept until too many newer ones have finished.
 
 use blockyard_api::{
     ErrorDetail, Job, JobKind, JobReport, JobState, ProgressUnit, TransferProgress,
@@ -78,7 +78,8 @@ impl JobHandle {
     /// The error to leave with when the job was cancelled.
     pub(crate) fn check(&self) -> Result<()> {
         if self.is_cancelled() {
-            return Err(Error::new(ErrorKind::ShutDown, "cancelled; nothing of it remains"));
+            let left = self.shared.kind.left_when_cancelled();
+            return Err(Error::new(ErrorKind::ShutDown, format!("cancelled; {left}")));
         }
         Ok(())
     }

@@ -145,14 +145,7 @@ fn cancelled(what: &str, job: &Job) -> String {
     match job.kind {
         // It makes nothing, and has no verdict before its end.
         JobKind::Scrub => format!("{what} cancelled after {} clusters", job.done),
-        JobKind::Import
-        | JobKind::Export
-        | JobKind::Push
-        | JobKind::Pull
-        | JobKind::Quote
-        | JobKind::Answer
-        | JobKind::Fill => format!("{what} cancelled; nothing of it remains"),
-        JobKind::Reclaim => format!("{what} cancelled; what it freed stays free"),
+        kind => format!("{what} cancelled; {}", kind.left_when_cancelled()),
     }
 }
 

@@ -63,6 +63,29 @@ fn a_cancelled_job_ends_as_cancelled() {
 }
 
 #[test]
+fn the_log_of_a_cancelled_job_says_what_is_left_of_it() {
+    let jobs = Arc::<Jobs>::default();
+    let said_by = |kind| {
+        let (sender, said) = std::sync::mpsc::channel();
+        let work = move |job: &super::JobHandle| {
+            loop {
+                if let Err(error) = job.check() {
+                    sender.send(error.to_string()).unwrap();
+                    return Err(error);
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        let job = jobs.start(kind, None, ProgressUnit::Clusters, work).unwrap();
+        jobs.cancel(job.id).unwrap();
+        said.recv_timeout(LONG).unwrap()
+    };
+    assert_eq!(said_by(JobKind::Reclaim), "cancelled; what it freed stays free");
+    assert_eq!(said_by(JobKind::Scrub), "cancelled; what it healed stays healed");
+    assert_eq!(said_by(JobKind::Import), "cancelled; nothing of it remains");
+}
+
+#[test]
 fn too_many_jobs_at_once_are_refused_and_stopping_ends_all() {
     let jobs = Arc::<Jobs>::default();
     for _ in 0..RUNNING_MAX {
