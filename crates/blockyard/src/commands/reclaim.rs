@@ -39,7 +39,7 @@ pub(crate) fn run(flags: &Flags, session: &Session) -> Result<()> {
     session.output.print(&report, || text(&report))
 }
 
-fn text(report: &ReclaimReport) -> String {
+pub(super) fn text(report: &ReclaimReport) -> String {
     let mut text = format!("{} looked at", human(report.bytes_scanned));
     let _ = write!(text, ", {} have an equal", human(report.bytes_equal));
     match report.dry_run {

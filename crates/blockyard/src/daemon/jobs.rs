@@ -183,7 +183,10 @@ impl Jobs {
             );
             return Err(Error::new(ErrorKind::Busy, message));
         }
-        shared.cancelled.store(true, Ordering::Relaxed);
+        // What it ended as is what it stays.
+        if !shared.has_ended() {
+            shared.cancelled.store(true, Ordering::Relaxed);
+        }
         Ok(shared.describe())
     }
 
@@ -343,15 +346,8 @@ impl Shared {
 /// `import of web: 37 %`
 fn activity(job: &Job) -> String {
     let kind = match job.kind {
-        JobKind::Import => "import",
-        JobKind::Export => "export",
-        JobKind::Scrub => "scrub",
-        JobKind::Reclaim => "reclaim",
-        JobKind::Push => "push",
-        JobKind::Pull => "pull",
-        JobKind::Quote => "quote",
         JobKind::Answer => "transfer that a peer asked for",
-        JobKind::Fill => "fill",
+        kind => kind.name(),
     };
     let image = job.image.as_ref().map(|image| format!(" of {image}")).unwrap_or_default();
     match job.total {

@@ -180,6 +180,7 @@ pub(crate) fn report(account: &Account, quote: bool, cuts: u64) -> TransferRepor
     let bytes = |clusters: u64| clusters.saturating_mul(CLUSTER_SIZE as u64);
     TransferReport {
         quote,
+        lazy: false,
         size_bytes: account.size,
         extents_whole: account.extents_whole,
         bytes_found: bytes(account.clusters_found),

@@ -48,6 +48,8 @@ fn a_failed_job_says_why_and_a_panic_is_a_failure() {
     let job = jobs.start(JobKind::Import, None, ProgressUnit::Bytes, fail).unwrap();
     let error = jobs.get(job.id, LONG).unwrap().error.unwrap();
     assert_eq!((error.kind.as_str(), error.message.as_str()), ("no space", "full"));
+    let cancelled = jobs.cancel(job.id).unwrap();
+    assert_eq!(cancelled.state, JobState::Failed, "that comes too late");
     let panic = |_: &super::JobHandle| panic!("on purpose");
     let job = jobs.start(JobKind::Import, None, ProgressUnit::Bytes, panic).unwrap();
     assert_eq!(jobs.get(job.id, LONG).unwrap().state, JobState::Failed);
