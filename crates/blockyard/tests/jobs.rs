@@ -8,8 +8,8 @@ use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::process::{Child, Stdio};
-use support::Place;
 use support::peers::{Host, MIB, content, number};
+use support::{Daemon, Place};
 
 /// Starts a command that goes on by itself.
 fn spawn(host: &Host, arguments: &[&str]) -> Child {
@@ -126,4 +126,37 @@ fn who_waits_for_a_job_is_told_of_what_failed_and_what_is_damaged() {
     assert_eq!((waited.status.code(), waited.err), (Some(8), found.err));
     assert!(waited.out.ends_with(&found.out), "{}", waited.out);
     daemon.kill();
+}
+
+/// A request to the daemon: the status and the answer.
+fn ask(daemon: &Daemon, method: &str, path: &str, body: &str) -> (String, Value) {
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let answer = daemon.http(request.as_bytes());
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split_whitespace().nth(1).unwrap().to_owned();
+    (status, serde_json::from_str(body).unwrap())
+}
+
+#[test]
+fn a_cancelled_reclaim_tells_what_it_freed() {
+    let place = Place::new();
+    let daemon = place.serve(&[]);
+    let file = place.path("import.img");
+    fs::write(&file, content(3, 64)).unwrap();
+    for name in ["one", "two"] {
+        place.ok(&["image", "import", file.to_str().unwrap(), name]);
+    }
+    let (status, job) = ask(&daemon, "POST", "/v1/pool/reclaim", "{}");
+    assert_eq!(status, "202");
+    let id = number(&job, "id").to_string();
+    ask(&daemon, "DELETE", &format!("/v1/jobs/{id}"), "");
+    assert_eq!(place.run(&["job", "wait", &id]).status.code(), Some(130));
+    let job = place.json(&["job", "show", &id]);
+    let note = job["notes"][0].as_str().unwrap();
+    assert!(note.contains("B were freed before it was cancelled"), "{note}");
+    assert!(daemon.log().contains("cancelled; what it freed stays free"), "{}", daemon.log());
 }

@@ -4,6 +4,7 @@ use super::answer::{Body, Failure};
 use super::{Shared, blocking, describe};
 use crate::daemon::Daemon;
 use crate::daemon::jobs::JobHandle;
+use crate::size::human;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Json;
@@ -94,7 +95,7 @@ fn run_reclaim(daemon: &Daemon, options: ReclaimOptions, job: &JobHandle) -> Res
     }))?;
     let report = describe::reclaim(&account, options.dry_run);
     if job.is_cancelled() {
-        job.note(format!("{} bytes were freed before it was cancelled", report.bytes_freed));
+        job.note(format!("{} were freed before it was cancelled", human(report.bytes_freed)));
     }
     job.check()?;
     Ok(JobReport::Reclaim(report))
