@@ -142,7 +142,7 @@ fn ask(daemon: &Daemon, method: &str, path: &str, body: &str) -> (String, Value)
 }
 
 #[test]
-fn a_cancelled_reclaim_tells_what_it_freed() {
+fn a_reclaim_keeps_others_away_and_tells_what_it_freed_when_it_is_cancelled() {
     let place = Place::new();
     let daemon = place.serve(&[]);
     let file = place.path("import.img");
@@ -153,6 +153,10 @@ fn a_cancelled_reclaim_tells_what_it_freed() {
     let (status, job) = ask(&daemon, "POST", "/v1/pool/reclaim", "{}");
     assert_eq!(status, "202");
     let id = number(&job, "id").to_string();
+    let (status, refused) = ask(&daemon, "POST", "/v1/pool/reclaim", "{\"dry_run\": true}");
+    assert_eq!(status, "409");
+    let advice = format!("`blockyard job wait {id}`");
+    assert!(refused["error"]["message"].as_str().unwrap().contains(&advice), "{refused}");
     ask(&daemon, "DELETE", &format!("/v1/jobs/{id}"), "");
     assert_eq!(place.run(&["job", "wait", &id]).status.code(), Some(130));
     let job = place.json(&["job", "show", &id]);

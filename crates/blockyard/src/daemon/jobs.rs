@@ -222,6 +222,7 @@ impl Jobs {
         if table.stopping {
             return Err(Error::new(ErrorKind::ShutDown, "the daemon is going away"));
         }
+        table.check_alone(kind)?;
         table.check_room(kind)?;
         let id = id.unwrap_or(table.last_id + 1);
         table.last_id = table.last_id.max(id);
@@ -258,6 +259,19 @@ impl Jobs {
 impl Table {
     fn running(&self) -> usize {
         self.jobs.values().filter(|shared| !shared.has_ended()).count()
+    }
+
+    /// Two reclaims would only compete: for the disk, and for the same clusters.
+    fn check_alone(&self, kind: JobKind) -> Result<()> {
+        if kind != JobKind::Reclaim {
+            return Ok(());
+        }
+        let running = self.jobs.values().find(|other| other.kind == kind && !other.has_ended());
+        let Some(id) = running.map(|running| running.id) else { return Ok(()) };
+        let message = format!(
+            "a reclaim runs already as job {id}: `blockyard job wait {id}` waits for its end, `blockyard job cancel {id}` stops it"
+        );
+        Err(Error::new(ErrorKind::Busy, message))
     }
 
     fn check_room(&self, kind: JobKind) -> Result<()> {

@@ -54,7 +54,8 @@ fn run_scrub(daemon: &Daemon, job: &JobHandle) -> Result<JobReport> {
     Ok(JobReport::Scrub(describe::scrub(scrub)))
 }
 
-/// Turns equal clusters into free space, as a job. Cancelled, it keeps what it has freed.
+/// Turns equal clusters into free space, as a job; 409 while another such job runs. Cancelled, it keeps what it has
+/// freed.
 #[utoipa::path(post, path = "/v1/pool/reclaim", request_body = ReclaimSpace, responses(
     (status = 202, body = Job),
     (status = "4XX", body = ErrorBody)))]

@@ -88,6 +88,21 @@ fn the_log_of_a_cancelled_job_says_what_is_left_of_it() {
 }
 
 #[test]
+fn a_second_reclaim_is_refused_until_the_first_has_ended() {
+    let jobs = Arc::<Jobs>::default();
+    let first = start_endless_of(&jobs, JobKind::Reclaim).unwrap();
+    start_endless_of(&jobs, JobKind::Scrub).unwrap();
+    let refused = start_endless_of(&jobs, JobKind::Reclaim).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Busy);
+    let advice = format!("`blockyard job wait {}`", first.id);
+    assert!(refused.message().contains(&advice), "{refused}");
+    jobs.cancel(first.id).unwrap();
+    jobs.get(first.id, LONG).unwrap();
+    start_endless_of(&jobs, JobKind::Reclaim).unwrap();
+    assert!(jobs.stop(LONG));
+}
+
+#[test]
 fn too_many_jobs_at_once_are_refused_and_stopping_ends_all() {
     let jobs = Arc::<Jobs>::default();
     for _ in 0..RUNNING_MAX {
