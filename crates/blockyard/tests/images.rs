@@ -169,6 +169,10 @@ fn reclaim_frees_what_two_images_have_and_the_commands_tell_of_it() {
     }
     let mut client = NbdClient::open(&daemon, "two");
     assert!(client.write(4096, &[99; 4096]));
+    for nothing in [["--runs-only", "0"], ["--target", "0"], ["--target", "0G"]] {
+        let refused = place.fails(2, &["reclaim", nothing[0], nothing[1]]);
+        assert!(refused.contains(nothing[0]), "{refused}");
+    }
     let dry = place.json(&["reclaim", "--dry-run"]);
     assert_eq!((&dry["bytes_equal"], &dry["bytes_freed"]), (&json!(15 * 4096), &json!(0)));
     let digest = place.json(&["image", "digest", "two"]);

@@ -202,15 +202,21 @@ pub struct ScrubReport {
 }
 
 /// What shall become free space.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReclaimSpace {
-    /// Stop when about this much was freed; long runs go first.
+    /// Stop when about this much was freed; long runs go first. Not 0; all that has an equal if absent.
     pub target_bytes: Option<u64>,
-    /// Share only runs of at least this many equal clusters; 0 and 1 share all.
+    /// Share only runs of at least this many equal clusters. Not 0; 1, which shares all, if absent.
     pub runs_min: u64,
     /// Count by hash only: read no data, change nothing.
     pub dry_run: bool,
+}
+
+impl Default for ReclaimSpace {
+    fn default() -> ReclaimSpace {
+        ReclaimSpace { target_bytes: None, runs_min: 1, dry_run: false }
+    }
 }
 
 /// What a reclaim did, in bytes of whole clusters.

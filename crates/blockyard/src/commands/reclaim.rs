@@ -13,16 +13,32 @@ use std::fmt::Write as _;
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
     /// Stop when about this much was freed; long runs of equal clusters go first
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = more_than_nothing)]
     target: Option<Size>,
 
     /// Share only runs of at least N equal clusters (of 4 KiB), so that sequential reads stay fast
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
     runs_only: u64,
 
     /// Count what has an equal, by hash; read no data and change nothing
     #[arg(long)]
     dry_run: bool,
+}
+
+fn more_than_nothing(text: &str) -> Result<Size, String> {
+    match text.parse::<Size>()? {
+        Size(0) => {
+            Err("it must be more than 0; without it all is freed that has an equal".to_owned())
+        }
+        size => Ok(size),
+    }
+}
+
+fn at_least_one(text: &str) -> Result<u64, String> {
+    match text.parse().map_err(|_| "it must be a number of clusters".to_owned())? {
+        0 => Err("it must be at least 1, which shares all".to_owned()),
+        count => Ok(count),
+    }
 }
 
 pub(crate) fn run(flags: &Flags, session: &Session) -> Result<()> {

@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Json;
 use blockyard_api::{ErrorBody, Job, JobKind, JobReport, PoolStatus, ProgressUnit, ReclaimSpace};
-use blockyard_block::Result;
+use blockyard_block::{Error, ErrorKind, Result};
 use blockyard_pool::ReclaimOptions;
 use pollster::block_on;
 use std::sync::Arc;
@@ -63,9 +63,13 @@ pub(super) async fn reclaim(
     State(daemon): Shared,
     Body(request): Body<ReclaimSpace>,
 ) -> Result<(StatusCode, Json<Job>), Failure> {
+    if request.target_bytes == Some(0) || request.runs_min == 0 {
+        let message = "target_bytes and runs_min must be more than 0, or absent";
+        return Err(Error::new(ErrorKind::InvalidArgument, message).into());
+    }
     let options = ReclaimOptions {
         target_bytes: request.target_bytes,
-        runs_min: request.runs_min.max(1),
+        runs_min: request.runs_min,
         dry_run: request.dry_run,
     };
     let start = move |daemon: &Arc<Daemon>| start_reclaim(daemon, options);
