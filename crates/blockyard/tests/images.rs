@@ -235,7 +235,8 @@ fn an_image_in_use_shows_its_client_and_changes_only_by_force() {
     assert_eq!((&shown["purpose"], &shown["access"]), (&json!("nbd"), &json!("write")));
     assert_eq!(shown["pid"], std::process::id(), "{info}");
     assert!(shown["user"].is_string() && shown["uid"].is_u64(), "{info}");
-    place.fails(7, &["image", "remove", "web"]);
+    let refused = place.fails(7, &["image", "remove", "web"]);
+    assert!(refused.contains("web has 1 client and cannot be removed: disconnect it"), "{refused}");
     place.fails(7, &["image", "rename", "web", "other"]);
     place.fails(7, &["image", "resize", "web", "4M"]);
     place.ok(&["image", "resize", "web", "16M"]);
