@@ -223,11 +223,15 @@ impl Default for ReclaimSpace {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ReclaimReport {
     pub dry_run: bool,
+    /// What was asked for, if not all.
+    #[serde(default)]
+    pub target_bytes: Option<u64>,
     /// Clusters whose hash was looked at.
     pub bytes_scanned: u64,
     /// Clusters without a trusted hash are left out.
     pub bytes_untrusted: u64,
-    /// Clusters whose hash an earlier one has, too.
+    /// Clusters whose hash an earlier one has, too. With a target and without `dry_run`, not all there are: only those
+    /// that were gone through last, before it stopped. It may be less than what was freed.
     pub bytes_equal: u64,
     /// Given up.
     pub bytes_freed: u64,

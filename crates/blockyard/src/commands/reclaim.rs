@@ -56,14 +56,21 @@ pub(crate) fn run(flags: &Flags, session: &Session) -> Result<()> {
 }
 
 pub(super) fn text(report: &ReclaimReport) -> String {
-    let mut text = format!("{} looked at", human(report.bytes_scanned));
-    let _ = write!(text, ", {} have an equal", human(report.bytes_equal));
-    match report.dry_run {
-        true => text.push_str("; nothing was changed\n"),
-        false => {
-            let _ = writeln!(text, ", {} freed", human(report.bytes_freed));
+    let (scanned, equal) = (human(report.bytes_scanned), human(report.bytes_equal));
+    let freed = human(report.bytes_freed);
+    let mut text = match report.target_bytes {
+        _ if report.dry_run => {
+            format!("{scanned} looked at, {equal} have an equal; nothing was changed\n")
         }
-    }
+        None => format!("{scanned} looked at, {equal} have an equal, {freed} freed\n"),
+        // It stops on its way: what it met until then is not what has an equal.
+        Some(target) if report.bytes_freed >= target => {
+            format!("{freed} freed, of {} asked for; more may have an equal\n", human(target))
+        }
+        Some(target) => {
+            format!("{scanned} looked at, {freed} freed, of {} asked for\n", human(target))
+        }
+    };
     let kept = [
         (report.bytes_untrusted, "left out: their hash is not trusted now"),
         (report.bytes_busy, "kept: in use or changed meanwhile"),
@@ -74,4 +81,34 @@ pub(super) fn text(report: &ReclaimReport) -> String {
         let _ = writeln!(text, "{} {why}", human(bytes));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::text;
+    use blockyard_api::ReclaimReport;
+
+    #[test]
+    fn what_was_met_before_the_target_was_reached_is_not_told_as_all_that_has_an_equal() {
+        let mut report = ReclaimReport {
+            dry_run: false,
+            target_bytes: None,
+            bytes_scanned: 64 << 20,
+            bytes_untrusted: 0,
+            bytes_equal: 8 << 20,
+            bytes_freed: 5 << 20,
+            bytes_differed: 0,
+            bytes_busy: 0,
+            bytes_unreadable: 0,
+        };
+        assert_eq!(text(&report), "64.0 MiB looked at, 8.0 MiB have an equal, 5.0 MiB freed\n");
+        report.target_bytes = Some(5 << 20);
+        let reached = "5.0 MiB freed, of 5.0 MiB asked for; more may have an equal\n";
+        assert_eq!(text(&report), reached);
+        report.target_bytes = Some(6 << 20);
+        assert_eq!(text(&report), "64.0 MiB looked at, 5.0 MiB freed, of 6.0 MiB asked for\n");
+        report.dry_run = true;
+        let dry = "64.0 MiB looked at, 8.0 MiB have an equal; nothing was changed\n";
+        assert_eq!(text(&report), dry);
+    }
 }

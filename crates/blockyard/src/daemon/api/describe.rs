@@ -74,10 +74,14 @@ pub(super) fn scrub(scrub: pool::Scrub) -> api::ScrubReport {
     }
 }
 
-pub(super) fn reclaim(account: &pool::Reclaim, dry_run: bool) -> api::ReclaimReport {
+pub(super) fn reclaim(
+    account: &pool::Reclaim,
+    options: &pool::ReclaimOptions,
+) -> api::ReclaimReport {
     let bytes = |clusters: u64| clusters * CLUSTER_SIZE as u64;
     api::ReclaimReport {
-        dry_run,
+        dry_run: options.dry_run,
+        target_bytes: options.target_bytes,
         bytes_scanned: bytes(account.scanned),
         bytes_untrusted: bytes(account.untrusted),
         bytes_equal: bytes(account.equal),

@@ -98,7 +98,7 @@ fn run_reclaim(daemon: &Daemon, options: ReclaimOptions, job: &JobHandle) -> Res
         rested = Instant::now();
         go_on
     }))?;
-    let report = describe::reclaim(&account, options.dry_run);
+    let report = describe::reclaim(&account, &options);
     if job.is_cancelled() {
         job.note(format!("{} were freed before it was cancelled", human(report.bytes_freed)));
     }
