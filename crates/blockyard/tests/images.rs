@@ -147,6 +147,8 @@ fn pool_status_has_its_fields() {
         assert!(status[field].is_u64(), "{field} in {status}");
     }
     assert_eq!(status["bytes_unique"], 0);
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    assert!(now.abs_diff(status["counted_unix_s"].as_u64().unwrap()) < 60, "{status}");
     assert!(status["bytes_on_disk"].as_u64().unwrap() > 1 << 20);
     assert_eq!((&status["hash"], &status["images"]), (&json!("sha256"), &json!(1)));
     assert_eq!((&status["clusters_untrusted"], &status["failed"]), (&json!(0), &Value::Null));

@@ -25,6 +25,9 @@ pub struct PoolStatus {
     pub bytes_reclaimable: Option<u64>,
     /// Whether the two are exact: nothing was written or freed since they were counted.
     pub reclaimable_is_exact: bool,
+    /// When the two were counted, seconds since 1970; if they are exact, now. Null while they are not known.
+    #[serde(default)]
+    pub counted_unix_s: Option<u64>,
     /// What may be allocated in all.
     pub bytes_capacity: u64,
     /// What the pool's files take on disk.
