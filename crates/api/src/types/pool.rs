@@ -16,7 +16,7 @@ pub struct PoolStatus {
     pub images: u64,
     /// Sum of what all images map.
     pub bytes_logical: u64,
-    /// Allocated clusters x 4096.
+    /// Allocated clusters x 4096. Those that read zero and keep their place are neither unique nor reclaimable.
     pub bytes_physical: u64,
     /// Distinct contents among the allocated clusters x 4096; null while not known. Of a pool with more than
     /// 256 MiB it is counted in the background and is that of the last count.
