@@ -2,7 +2,7 @@
 //! help, completions and man pages all come from here.
 
 use crate::commands::{
-    check, completions, identity, image, man, peer, pool, pull, push, quote, receive, reclaim,
+    check, completions, identity, image, job, man, peer, pool, pull, push, quote, receive, reclaim,
     scrub, serve,
 };
 use crate::config::{Location, OF_EVERY_COMMAND};
@@ -50,6 +50,8 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Peer(peer::Command),
     Identity(identity::Flags),
+    #[command(subcommand)]
+    Job(job::Command),
     Reclaim(reclaim::Flags),
     Scrub(scrub::Flags),
     Check(check::Flags),

@@ -4,6 +4,7 @@ pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod identity;
 pub(crate) mod image;
+pub(crate) mod job;
 pub(crate) mod man;
 pub(crate) mod peer;
 pub(crate) mod pool;
@@ -86,6 +87,9 @@ pub(crate) fn run(command_line: CommandLine) -> Result<()> {
         }
         Command::Pool(command) => {
             asking(shared_config(shared)?, output, |session| pool::run(&command, session))
+        }
+        Command::Job(command) => {
+            asking(shared_config(shared)?, output, |session| job::run(&command, session))
         }
         Command::Reclaim(flags) => {
             asking(shared_config(shared)?, output, |session| reclaim::run(&flags, session))

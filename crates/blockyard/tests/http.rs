@@ -25,6 +25,8 @@ fn nonsense_is_refused_in_json() {
         ("GET", "/", "", 404),
         ("GET", "/v1/nothing", "", 404),
         ("PUT", "/v1/images", "", 405),
+        ("POST", "/v1/pool/reclaim", "{\"runs_min\":0}", 400),
+        ("POST", "/v1/pool/reclaim", "{\"target_bytes\":0}", 400),
         ("POST", "/v1/images", "", 400),
         ("POST", "/v1/images", "{", 400),
         ("POST", "/v1/images", "[]", 422),

@@ -147,6 +147,8 @@ fn pool_status_has_its_fields() {
         assert!(status[field].is_u64(), "{field} in {status}");
     }
     assert_eq!(status["bytes_unique"], 0);
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    assert!(now.abs_diff(status["counted_unix_s"].as_u64().unwrap()) < 60, "{status}");
     assert!(status["bytes_on_disk"].as_u64().unwrap() > 1 << 20);
     assert_eq!((&status["hash"], &status["images"]), (&json!("sha256"), &json!(1)));
     assert_eq!((&status["clusters_untrusted"], &status["failed"]), (&json!(0), &Value::Null));
@@ -169,6 +171,10 @@ fn reclaim_frees_what_two_images_have_and_the_commands_tell_of_it() {
     }
     let mut client = NbdClient::open(&daemon, "two");
     assert!(client.write(4096, &[99; 4096]));
+    for nothing in [["--runs-only", "0"], ["--target", "0"], ["--target", "0G"]] {
+        let refused = place.fails(2, &["reclaim", nothing[0], nothing[1]]);
+        assert!(refused.contains(nothing[0]), "{refused}");
+    }
     let dry = place.json(&["reclaim", "--dry-run"]);
     assert_eq!((&dry["bytes_equal"], &dry["bytes_freed"]), (&json!(15 * 4096), &json!(0)));
     let digest = place.json(&["image", "digest", "two"]);
@@ -231,7 +237,8 @@ fn an_image_in_use_shows_its_client_and_changes_only_by_force() {
     assert_eq!((&shown["purpose"], &shown["access"]), (&json!("nbd"), &json!("write")));
     assert_eq!(shown["pid"], std::process::id(), "{info}");
     assert!(shown["user"].is_string() && shown["uid"].is_u64(), "{info}");
-    place.fails(7, &["image", "remove", "web"]);
+    let refused = place.fails(7, &["image", "remove", "web"]);
+    assert!(refused.contains("web has 1 client and cannot be removed: disconnect it"), "{refused}");
     place.fails(7, &["image", "rename", "web", "other"]);
     place.fails(7, &["image", "resize", "web", "4M"]);
     place.ok(&["image", "resize", "web", "16M"]);

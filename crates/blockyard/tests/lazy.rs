@@ -54,6 +54,10 @@ fn an_image_is_read_before_it_is_there_and_only_what_is_read_comes() {
     let bytes = content(1, 32);
     let (origin, host) = origin_and_host(&bytes);
     let report = host.place.json(&["pull", "origin/web", "--lazy", "--no-fill"]);
+    let jobs = host.place.json(&["job", "list"])["jobs"].as_array().unwrap().clone();
+    let pull = jobs.iter().find(|job| job["kind"] == "pull").unwrap();
+    let waited = host.place.ok(&["job", "wait", &pull["id"].to_string()]);
+    assert!(waited.contains("of data is still to come"), "{waited}");
     assert_eq!(number(&report, "bytes_missing"), 24 * MIB, "{report}");
     assert_eq!(missing(&host, "web"), 24 * MIB);
     let mut client = plain(&host, "web");

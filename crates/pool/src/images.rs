@@ -433,17 +433,14 @@ impl State {
 
     fn check_unused(&self, id: ImageId, force: bool, what: &str) -> Result<()> {
         let image = self.image(id)?;
-        if force || image.clients.is_empty() {
-            return Ok(());
-        }
-        Err(Error::new(
-            ErrorKind::Busy,
-            format!(
-                "{} has {} clients and cannot be {what}: disconnect them, or use --force",
-                image.record.name,
-                image.clients.len()
-            ),
-        ))
+        let clients = match image.clients.len() {
+            _ if force => return Ok(()),
+            0 => return Ok(()),
+            1 => format!("1 client and cannot be {what}: disconnect it"),
+            count => format!("{count} clients and cannot be {what}: disconnect them"),
+        };
+        let message = format!("{} has {clients}, or use --force", image.record.name);
+        Err(Error::new(ErrorKind::Busy, message))
     }
 
     /// Changes the size; pages beyond the new end are swept once that is durable.

@@ -14,7 +14,7 @@ pub struct Image {
     pub kind: ImageKind,
     /// What a client sees, a multiple of 512.
     pub size_bytes: u64,
-    /// What the image maps, in whole clusters, shared or not.
+    /// What the image maps, in whole clusters, shared or not; a cluster to which it refers twice is counted twice.
     pub bytes_mapped: u64,
     /// Of these, what would stay if the image were removed; told of one image, null in lists.
     pub bytes_shared: Option<u64>,
@@ -150,7 +150,7 @@ pub struct ImageTreeNode {
     pub bytes_in_common: u64,
     pub kind: ImageKind,
     pub size_bytes: u64,
-    /// What the image maps, in whole clusters, shared or not.
+    /// What the image maps, in whole clusters, shared or not; a cluster to which it refers twice is counted twice.
     pub bytes_mapped: u64,
     /// Of these, what would stay if the image were removed.
     pub bytes_shared: u64,

@@ -59,6 +59,38 @@ pub enum JobKind {
     Fill,
 }
 
+impl JobKind {
+    /// As in JSON: `import`.
+    pub fn name(self) -> &'static str {
+        match self {
+            JobKind::Import => "import",
+            JobKind::Export => "export",
+            JobKind::Scrub => "scrub",
+            JobKind::Reclaim => "reclaim",
+            JobKind::Push => "push",
+            JobKind::Pull => "pull",
+            JobKind::Quote => "quote",
+            JobKind::Answer => "answer",
+            JobKind::Fill => "fill",
+        }
+    }
+
+    /// What is left of such a job that was cancelled, for people.
+    pub fn left_when_cancelled(self) -> &'static str {
+        match self {
+            JobKind::Reclaim => "what it freed stays free",
+            JobKind::Scrub => "what it healed stays healed",
+            JobKind::Import
+            | JobKind::Export
+            | JobKind::Push
+            | JobKind::Pull
+            | JobKind::Quote
+            | JobKind::Answer
+            | JobKind::Fill => "nothing of it remains",
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum JobState {
@@ -170,26 +202,36 @@ pub struct ScrubReport {
 }
 
 /// What shall become free space.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReclaimSpace {
-    /// Stop when about this much was freed; long runs go first.
+    /// Stop when about this much was freed; long runs go first. Not 0; all that has an equal if absent.
     pub target_bytes: Option<u64>,
-    /// Share only runs of at least this many equal clusters; 0 and 1 share all.
+    /// Share only runs of at least this many equal clusters. Not 0; 1, which shares all, if absent.
     pub runs_min: u64,
     /// Count by hash only: read no data, change nothing.
     pub dry_run: bool,
+}
+
+impl Default for ReclaimSpace {
+    fn default() -> ReclaimSpace {
+        ReclaimSpace { target_bytes: None, runs_min: 1, dry_run: false }
+    }
 }
 
 /// What a reclaim did, in bytes of whole clusters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ReclaimReport {
     pub dry_run: bool,
+    /// What was asked for, if not all.
+    #[serde(default)]
+    pub target_bytes: Option<u64>,
     /// Clusters whose hash was looked at.
     pub bytes_scanned: u64,
     /// Clusters without a trusted hash are left out.
     pub bytes_untrusted: u64,
-    /// Clusters whose hash an earlier one has, too.
+    /// Clusters whose hash an earlier one has, too. With a target and without `dry_run`, not all there are: only those
+    /// that were gone through last, before it stopped. It may be less than what was freed.
     pub bytes_equal: u64,
     /// Given up.
     pub bytes_freed: u64,

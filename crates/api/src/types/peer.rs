@@ -126,6 +126,9 @@ impl Default for LazyTerms {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TransferReport {
     pub quote: bool,
+    /// The image can be used before it is there: what is missing is to come.
+    #[serde(default)]
+    pub lazy: bool,
     /// Size of the image.
     pub size_bytes: u64,
     /// Clusters of the image that hold data; absent if its side did not tell.

@@ -16,7 +16,7 @@ pub struct PoolStatus {
     pub images: u64,
     /// Sum of what all images map.
     pub bytes_logical: u64,
-    /// Allocated clusters x 4096.
+    /// Allocated clusters x 4096. Those that read zero and keep their place are neither unique nor reclaimable.
     pub bytes_physical: u64,
     /// Distinct contents among the allocated clusters x 4096; null while not known. Of a pool with more than
     /// 256 MiB it is counted in the background and is that of the last count.
@@ -25,6 +25,9 @@ pub struct PoolStatus {
     pub bytes_reclaimable: Option<u64>,
     /// Whether the two are exact: nothing was written or freed since they were counted.
     pub reclaimable_is_exact: bool,
+    /// When the two were counted, seconds since 1970; if they are exact, now. Null while they are not known.
+    #[serde(default)]
+    pub counted_unix_s: Option<u64>,
     /// What may be allocated in all.
     pub bytes_capacity: u64,
     /// What the pool's files take on disk.

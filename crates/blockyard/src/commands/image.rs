@@ -18,6 +18,9 @@ mod resize;
 mod snapshot;
 mod tree;
 
+pub(super) use export::exported;
+pub(super) use import::imported;
+
 use crate::commands::Session;
 use anyhow::Result;
 use clap::Subcommand;

@@ -2,10 +2,12 @@
 
 use crate::commands::Session;
 use crate::output::table::Table;
+use crate::output::time::rough;
 use crate::size::human;
 use anyhow::Result;
 use blockyard_api::PoolStatus;
 use clap::Subcommand;
+use std::time::SystemTime;
 
 /// Ask about the pool
 #[derive(Debug, Subcommand)]
@@ -18,12 +20,14 @@ pub(crate) fn run(command: &Command, session: &Session) -> Result<()> {
     match command {
         Command::Status => {
             let status = session.client()?.pool_status()?;
-            session.output.print(&status, || table(&status))
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            let now_unix_s = now.map_or(0, |since| since.as_secs());
+            session.output.print(&status, || table(&status, now_unix_s))
         }
     }
 }
 
-fn table(status: &PoolStatus) -> String {
+fn table(status: &PoolStatus, now_unix_s: u64) -> String {
     let mut rows = Table::pairs();
     rows.pair("pool", &status.path);
     rows.pair("id", &status.id);
@@ -35,7 +39,9 @@ fn table(status: &PoolStatus) -> String {
     rows.pair("unique", status.bytes_unique.map_or("not known yet".to_owned(), human));
     let reclaimable = status.bytes_reclaimable.map(|bytes| match status.reclaimable_is_exact {
         true => human(bytes),
-        false => format!("{} when last counted", human(bytes)),
+        false => {
+            format!("{} when last counted{}", human(bytes), age(status.counted_unix_s, now_unix_s))
+        }
     });
     rows.pair("reclaimable", reclaimable.unwrap_or_else(|| "not known yet".to_owned()));
     rows.pair("on disk", human(status.bytes_on_disk));
@@ -57,4 +63,23 @@ fn table(status: &PoolStatus) -> String {
     rows.pair("NBD socket", &daemon.nbd_socket);
     rows.pair("API socket", &daemon.api_socket);
     rows.to_string()
+}
+
+/// `, 3 min ago`
+fn age(since_unix_s: Option<u64>, now_unix_s: u64) -> String {
+    let Some(since_unix_s) = since_unix_s else { return String::new() };
+    format!(", {} ago", rough(now_unix_s.saturating_sub(since_unix_s)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::age;
+
+    #[test]
+    fn a_count_tells_its_age() {
+        assert_eq!(age(Some(1_000), 1_012), ", 12 s ago");
+        assert_eq!(age(Some(1_000), 1_200), ", 3 min ago");
+        assert_eq!(age(Some(1_000), 900), ", 0 s ago", "a clock that was set back");
+        assert_eq!(age(None, 900), "");
+    }
 }

@@ -60,6 +60,5 @@ pub(crate) fn run(flags: &Flags, session: &Session) -> Result<()> {
             "{target} can be used; what is missing of it comes from {peer} (`blockyard image info {target}` shows how much)"
         ),
     };
-    let lazy = flags.lazy.then_some("is still to come");
-    transfer::finish(session, &mut client, started, "pull", &done, lazy)
+    transfer::finish(session, &mut client, started, "pull", &done)
 }

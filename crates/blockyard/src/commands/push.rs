@@ -48,5 +48,5 @@ pub(crate) fn run(flags: &Flags, session: &Session) -> Result<()> {
     };
     let started = client.push_image(&flags.name, &request)?;
     let done = format!("pushed {} to {peer} as {target}", flags.name);
-    transfer::finish(session, &mut client, started, "push", &done, None)
+    transfer::finish(session, &mut client, started, "push", &done)
 }

@@ -60,5 +60,5 @@ pub(crate) fn run(flags: &Flags, session: &Session) -> Result<()> {
         }
         _ => return Err(transfer::malformed(&flags.image, "NAME with a PEER, or PEER/NAME")),
     };
-    transfer::finish(session, &mut client, started, "quote", &done, None)
+    transfer::finish(session, &mut client, started, "quote", &done)
 }

@@ -19,6 +19,11 @@ pub(crate) fn run(_flags: &Flags, session: &Session) -> Result<()> {
         return Err(Error::new(ErrorKind::Unsupported, "the daemon sent no report").into());
     };
     session.output.print(&report, || text(&report))?;
+    verdict(&report)
+}
+
+/// The error for data that is damaged.
+pub(super) fn verdict(report: &ScrubReport) -> Result<()> {
     match report.clusters_damaged {
         0 => Ok(()),
         count => Err(Error::new(
@@ -31,7 +36,7 @@ pub(crate) fn run(_flags: &Flags, session: &Session) -> Result<()> {
     }
 }
 
-fn text(report: &ScrubReport) -> String {
+pub(super) fn text(report: &ScrubReport) -> String {
     let mut text = format!("{} clusters checked", report.clusters_checked);
     if report.clusters_skipped_untrusted > 0 {
         let skipped = report.clusters_skipped_untrusted;

@@ -51,18 +51,16 @@ pub(crate) fn malformed(text: &str, form: &str) -> anyhow::Error {
     Error::new(ErrorKind::InvalidArgument, format!("{text:?} is not {form}")).into()
 }
 
-/// Waits for the job and prints what it came to. `done` is the first line for people; `missing` says what is with
-/// the data that was not there, if it did not cross.
+/// Waits for the job and prints what it came to. `done` is the first line for people.
 pub(crate) fn finish(
     session: &Session,
     client: &mut Client,
     started: Job,
     what: &str,
     done: &str,
-    missing: Option<&str>,
 ) -> Result<()> {
     let patience = Patience::of(started.kind);
-    finish_within(session, client, started, (what, done, missing), patience)
+    finish_within(session, client, started, (what, done), patience)
 }
 
 /// The same, with other patience.
@@ -70,19 +68,23 @@ pub(crate) fn finish_within(
     session: &Session,
     client: &mut Client,
     started: Job,
-    (what, done, missing): (&str, &str, Option<&str>),
+    (what, done): (&str, &str),
     patience: Patience,
 ) -> Result<()> {
     match job::wait_with(client, started, what, patience)? {
         Some(JobReport::Transfer(report)) => {
-            session.output.print(&report, || format!("{done}\n{}", text(&report, missing)))
+            session.output.print(&report, || format!("{done}\n{}", text(&report)))
         }
         _ => Err(Error::new(ErrorKind::Unsupported, "the daemon sent no report").into()),
     }
 }
 
-fn text(report: &TransferReport, missing: Option<&str>) -> String {
-    let crossed = missing.unwrap_or(if report.quote { "would cross" } else { "crossed" });
+pub(super) fn text(report: &TransferReport) -> String {
+    let crossed = match (report.quote, report.lazy) {
+        (true, _) => "would cross",
+        (false, true) => "is still to come",
+        (false, false) => "crossed",
+    };
     let lists = report.bytes_sent + report.bytes_received;
     let mut text = format!(
         "{} of data {crossed}; there already: {} extents of 4 MiB, and {} in other places\n",

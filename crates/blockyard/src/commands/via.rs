@@ -47,13 +47,8 @@ pub(crate) fn run(
     let pipe = client.call_through_pipe(request)?;
     let started = client.job(pipe.job, 0)?;
     far.pass_on(pipe, first)?;
-    let finished = transfer::finish_within(
-        session,
-        &mut client,
-        started,
-        (what, done, None),
-        Patience::OneDaemon,
-    );
+    let finished =
+        transfer::finish_within(session, &mut client, started, (what, done), Patience::OneDaemon);
     let ended = far.end();
     // A command that failed says why it did on standard error.
     finished.map_err(|error| match ended {

@@ -1,7 +1,7 @@
 //! Long work on threads of its own: progress, cancelling, and what came of it.
 //!
-//! A job sees that it was cancelled when it reports progress, and then leaves nothing behind: that
-//! is its duty, not the registry's. Finished jobs are kept until too many newer ones have finished.
+//! A job sees that it was cancelled when it reports progress, and then leaves nothing behind but what its kind says
+//! it leaves: that is its duty, not the registry's. Finished jobs are kept until too many newer ones have finished.
 
 use blockyard_api::{
     ErrorDetail, Job, JobKind, JobReport, JobState, ProgressUnit, TransferProgress,
@@ -105,7 +105,8 @@ impl JobHandle {
     /// The error to leave with when the job was cancelled.
     pub(crate) fn check(&self) -> Result<()> {
         if self.is_cancelled() {
-            return Err(Error::new(ErrorKind::ShutDown, "cancelled; nothing of it remains"));
+            let left = self.shared.kind.left_when_cancelled();
+            return Err(Error::new(ErrorKind::ShutDown, format!("cancelled; {left}")));
         }
         Ok(())
     }
@@ -234,7 +235,10 @@ impl Jobs {
             );
             return Err(Error::new(ErrorKind::Busy, message));
         }
-        shared.cancelled.store(true, Ordering::Relaxed);
+        // What it ended as is what it stays.
+        if !shared.has_ended() {
+            shared.cancelled.store(true, Ordering::Relaxed);
+        }
         Ok(shared.describe())
     }
 
@@ -276,6 +280,7 @@ impl Jobs {
         if table.stopping {
             return Err(Error::new(ErrorKind::ShutDown, "the daemon is going away"));
         }
+        table.check_alone(kind)?;
         match class(kind) {
             Class::Peer => table.check_places(Asked::Briefly, peer.as_deref())?,
             Class::Fill => table.check_room(kind, FILLS_MAX, "images are being filled:")?,
@@ -318,6 +323,19 @@ impl Jobs {
 impl Table {
     fn running(&self) -> usize {
         self.jobs.values().filter(|shared| !shared.has_ended()).count()
+    }
+
+    /// Two reclaims would only compete: for the disk, and for the same clusters.
+    fn check_alone(&self, kind: JobKind) -> Result<()> {
+        if kind != JobKind::Reclaim {
+            return Ok(());
+        }
+        let running = self.jobs.values().find(|other| other.kind == kind && !other.has_ended());
+        let Some(id) = running.map(|running| running.id) else { return Ok(()) };
+        let message = format!(
+            "a reclaim runs already as job {id}: `blockyard job wait {id}` waits for its end, `blockyard job cancel {id}` stops it"
+        );
+        Err(Error::new(ErrorKind::Busy, message))
     }
 
     fn check_room(&self, kind: JobKind, most: usize, what: &str) -> Result<()> {
@@ -415,15 +433,8 @@ impl Shared {
 /// `import of web: 37 %`
 fn activity(job: &Job) -> String {
     let kind = match job.kind {
-        JobKind::Import => "import",
-        JobKind::Export => "export",
-        JobKind::Scrub => "scrub",
-        JobKind::Reclaim => "reclaim",
-        JobKind::Push => "push",
-        JobKind::Pull => "pull",
-        JobKind::Quote => "quote",
         JobKind::Answer => "transfer that a peer asked for",
-        JobKind::Fill => "fill",
+        kind => kind.name(),
     };
     let image = job.image.as_ref().map(|image| format!(" of {image}")).unwrap_or_default();
     match job.total {

@@ -181,6 +181,7 @@ pub(crate) fn report(account: &Account, quote: bool, cuts: u64) -> TransferRepor
     let bytes = |clusters: u64| clusters.saturating_mul(CLUSTER_SIZE as u64);
     TransferReport {
         quote,
+        lazy: false,
         size_bytes: account.size,
         bytes_data: Some(bytes(account.clusters)).filter(|data| *data > 0),
         extents_whole: account.extents_whole,

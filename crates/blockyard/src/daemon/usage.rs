@@ -5,6 +5,7 @@
 //! before ten times the time it took has passed.
 
 use crate::daemon::engine::HostPool;
+use crate::daemon::storage::now_unix_s;
 use blockyard_block::{Error, Result};
 use blockyard_pool::Contents;
 use pollster::block_on;
@@ -29,26 +30,34 @@ pub(crate) struct Usage {
     counting: Mutex<()>,
 }
 
+/// What is stored and what of it is distinct.
+#[derive(Clone, Copy)]
+pub(crate) struct Counted {
+    pub(crate) contents: Contents,
+    /// When that was so.
+    pub(crate) unix_s: u64,
+}
+
 #[derive(Clone, Copy)]
 struct Count {
-    contents: Option<Contents>,
+    counted: Option<Counted>,
     made: Instant,
     took: Duration,
 }
 
 impl Usage {
-    /// What is stored and what of it is distinct, as last counted; `None` while clusters are untrusted, and until a large
+    /// What was counted last; `None` while clusters are untrusted, and until a large
     /// pool has been counted once.
     pub(crate) fn contents(
         self: &Arc<Self>,
         pool: &Arc<HostPool>,
         physical: u64,
-    ) -> Result<Option<Contents>> {
-        if let Some(exact) = pool.counted_contents() {
-            return Ok(Some(exact));
+    ) -> Result<Option<Counted>> {
+        if let Some(contents) = pool.counted_contents() {
+            return Ok(Some(Counted { contents, unix_s: now_unix_s() }));
         }
         if let Some(count) = self.fresh() {
-            return Ok(count.contents);
+            return Ok(count.counted);
         }
         if physical <= SMALL_POOL_BYTES {
             return self.count(pool);
@@ -63,23 +72,24 @@ impl Usage {
             let started = thread::Builder::new().name("count".to_owned()).spawn(count);
             started.map_err(|error| Error::io("cannot start a thread to count", error))?;
         }
-        Ok(lock(&self.last).and_then(|count| count.contents))
+        Ok(lock(&self.last).and_then(|count| count.counted))
     }
 
     fn fresh(&self) -> Option<Count> {
         lock(&self.last).filter(|count| count.made.elapsed() < count.took * REST)
     }
 
-    fn count(&self, pool: &HostPool) -> Result<Option<Contents>> {
+    fn count(&self, pool: &HostPool) -> Result<Option<Counted>> {
         let _one_at_a_time = lock(&self.counting);
         if let Some(count) = self.fresh() {
-            return Ok(count.contents);
+            return Ok(count.counted);
         }
-        let started = Instant::now();
+        let (started, unix_s) = (Instant::now(), now_unix_s());
         let contents = block_on(pool.count_contents())?;
-        let count = Count { contents, made: Instant::now(), took: started.elapsed() };
+        let counted = contents.map(|contents| Counted { contents, unix_s });
+        let count = Count { counted, made: Instant::now(), took: started.elapsed() };
         *lock(&self.last) = Some(count);
-        Ok(contents)
+        Ok(counted)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Waiting for a job, showing how far it is; Ctrl-C cancels it.
+//! Waiting for a job, showing how far it is. Ctrl-C cancels one that the command itself started.
 
 use crate::output::Cancelled;
 use crate::output::progress::Progress;
@@ -46,10 +46,38 @@ pub(crate) fn wait_with(
     what: &str,
     patience: Patience,
 ) -> Result<Option<JobReport>> {
+    let job = follow(client, started, what, patience, Interrupt::Cancels)?;
+    Ok(succeeded(job, what)?.report)
+}
+
+/// Waits until the job of another command has ended, however it does; Ctrl-C leaves it as it is.
+pub(crate) fn watch(client: &mut Client, job: Job, what: &str) -> Result<Job> {
+    let patience = Patience::of(job.kind);
+    follow(client, job, what, patience, Interrupt::Leaves)
+}
+
+/// The job, or why it did not come to its end.
+pub(crate) fn succeeded(job: Job, what: &str) -> Result<Job> {
+    match job.state {
+        JobState::Cancelled => Err(Cancelled(cancelled(what, &job)).into()),
+        JobState::Failed => {
+            let unexplained = || Error::new(ErrorKind::Io, format!("{what} failed"));
+            Err(job.error.map_or_else(unexplained, Error::from).into())
+        }
+        JobState::Done | JobState::Running => Ok(job),
+    }
+}
+
+fn follow(
+    client: &mut Client,
+    mut job: Job,
+    what: &str,
+    patience: Patience,
+    interrupt: Interrupt,
+) -> Result<Job> {
     let interrupted = interrupts()?;
-    let mut progress = Progress::new(what, started.unit);
-    let mut waiting = Waiting { interrupted, cancelling: false, patience };
-    let mut job = started;
+    let mut progress = Progress::new(what, job.unit);
+    let mut waiting = Waiting { interrupted, interrupt, cancelling: false, patience };
     let mut told: Vec<String> = Vec::new();
     while job.state == JobState::Running {
         job = waiting.ask(client, &job)?;
@@ -64,19 +92,20 @@ pub(crate) fn wait_with(
     for note in job.notes.iter().filter(|note| !told.contains(note)) {
         eprintln!("note: {note}");
     }
-    match job.state {
-        JobState::Cancelled => Err(Cancelled(cancelled(what, &job)).into()),
-        JobState::Failed => {
-            let unexplained = || Error::new(ErrorKind::Io, format!("{what} failed"));
-            Err(job.error.map_or_else(unexplained, Error::from).into())
-        }
-        JobState::Done | JobState::Running => Ok(job.report),
-    }
+    Ok(job)
+}
+
+/// What Ctrl-C does to the job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Interrupt {
+    Cancels,
+    Leaves,
 }
 
 /// How a job is waited for.
 struct Waiting {
     interrupted: Arc<AtomicBool>,
+    interrupt: Interrupt,
     /// The daemon was told.
     cancelling: bool,
     patience: Patience,
@@ -90,6 +119,11 @@ impl Waiting {
         let (mut told, mut told_cancel) = (false, false);
         loop {
             let interrupted = self.interrupted.load(Ordering::Relaxed);
+            if interrupted && self.interrupt == Interrupt::Leaves {
+                let id = job.id;
+                let message = format!("job {id} goes on; `blockyard job cancel {id}` stops it");
+                return Err(Cancelled(message).into());
+            }
             let error = match self.ask_once(client, job, interrupted) {
                 Ok(found) if (found.kind, &found.image) == (job.kind, &job.image) => {
                     return Ok(found);
@@ -141,18 +175,12 @@ impl Waiting {
     }
 }
 
-fn cancelled(what: &str, job: &Job) -> String {
+/// What is said of a job that was cancelled.
+pub(crate) fn cancelled(what: &str, job: &Job) -> String {
     match job.kind {
         // It makes nothing, and has no verdict before its end.
         JobKind::Scrub => format!("{what} cancelled after {} clusters", job.done),
-        JobKind::Import
-        | JobKind::Export
-        | JobKind::Push
-        | JobKind::Pull
-        | JobKind::Quote
-        | JobKind::Answer
-        | JobKind::Fill => format!("{what} cancelled; nothing of it remains"),
-        JobKind::Reclaim => format!("{what} cancelled; what it freed stays free"),
+        kind => format!("{what} cancelled; {}", kind.left_when_cancelled()),
     }
 }
 

@@ -97,7 +97,7 @@ fn new_bar(what: &str, unit: ProgressUnit, numbers: Numbers, started: Instant) -
 }
 
 /// `, 3.0 GiB saved, 80.0 MiB/s, 12 s left`
-fn of_transfer(transfer: &TransferProgress) -> String {
+pub(crate) fn of_transfer(transfer: &TransferProgress) -> String {
     let (saved, rate) = (size::human(transfer.bytes_saved), size::human(transfer.rate));
     let left = transfer.seconds_left.map(|seconds| format!(", {seconds} s left"));
     format!(", {saved} saved, {rate}/s{}", left.unwrap_or_default())
@@ -105,12 +105,17 @@ fn of_transfer(transfer: &TransferProgress) -> String {
 
 /// `import: 512.0 MiB of 2.0 GiB`, `scrub: 512 of 1024 clusters`
 fn line(what: &str, unit: ProgressUnit, done: u64, total: Option<u64>) -> String {
+    format!("{what}: {}", progress_of(unit, done, total))
+}
+
+/// `512.0 MiB of 2.0 GiB`, `512 of 1024 clusters`
+pub(crate) fn progress_of(unit: ProgressUnit, done: u64, total: Option<u64>) -> String {
     let (amount, unit): (fn(u64) -> String, _) = match unit {
         ProgressUnit::Bytes => (size::human, ""),
         ProgressUnit::Clusters => (|count| count.to_string(), " clusters"),
     };
     match total {
-        Some(total) => format!("{what}: {} of {}{unit}", amount(done), amount(total)),
-        None => format!("{what}: {}{unit}", amount(done)),
+        Some(total) => format!("{} of {}{unit}", amount(done), amount(total)),
+        None => format!("{}{unit}", amount(done)),
     }
 }

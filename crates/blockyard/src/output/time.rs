@@ -7,6 +7,16 @@ pub(crate) fn utc(unix_s: u64) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }
 
+/// `12 s`, `3 min`, `26 h`, `4 days`
+pub(crate) fn rough(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
 /// The civil date of a day since 1970: Howard Hinnant's `civil_from_days`, for days not before 1970.
 fn date_of(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
@@ -22,7 +32,13 @@ fn date_of(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::utc;
+    use super::{rough, utc};
+
+    #[test]
+    fn lengths_of_time_are_told_in_a_unit_that_says_something() {
+        let told = [0, 119, 120, 7_199, 7_200, 172_799, 172_800].map(rough);
+        assert_eq!(told, ["0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 days"]);
+    }
 
     #[test]
     fn dates_agree_with_the_calendar() {

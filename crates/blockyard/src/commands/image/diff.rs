@@ -11,7 +11,9 @@ use std::fmt::Write as _;
 /// Show where two images differ, without reading their data
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
+    /// One image or snapshot
     one: String,
+    /// The other. Beyond the end of the shorter one, what is not zero differs
     other: String,
 
     /// Print only how much differs

@@ -4,7 +4,7 @@ use crate::commands::Session;
 use crate::output::job;
 use crate::size::human;
 use anyhow::{Context, Result};
-use blockyard_api::{ExportFile, FileFormat, JobReport};
+use blockyard_api::{ExportFile, ExportReport, FileFormat, JobReport};
 use blockyard_block::{Error, ErrorKind};
 use clap::{Args, ValueEnum};
 use std::fs::File;
@@ -52,18 +52,20 @@ pub(crate) fn run(flags: &Flags, session: &Session) -> Result<()> {
     let Some(JobReport::Export(report)) = job::wait(&mut client, started, "export")? else {
         return Err(Error::new(ErrorKind::Unsupported, "the daemon sent no report").into());
     };
-    let said = || {
-        let written = human(report.bytes_written);
-        let mut said = format!("exported {} to {}, {written} of data\n", flags.name, report.path);
-        for run in &report.unreadable {
-            said += &format!("unreadable, zeros instead: {} at {}\n", run.length, run.offset);
-        }
-        if report.bytes_unreadable > 0 {
-            said += &format!("{} bytes could not be read\n", report.bytes_unreadable);
-        }
-        said
-    };
-    session.output.print(&report, said)
+    session.output.print(&report, || exported(&flags.name, &report))
+}
+
+/// What is said of an image that was exported.
+pub(crate) fn exported(image: &str, report: &ExportReport) -> String {
+    let written = human(report.bytes_written);
+    let mut said = format!("exported {image} to {}, {written} of data\n", report.path);
+    for run in &report.unreadable {
+        said += &format!("unreadable, zeros instead: {} at {}\n", run.length, run.offset);
+    }
+    if report.bytes_unreadable > 0 {
+        said += &format!("{} bytes could not be read\n", report.bytes_unreadable);
+    }
+    said
 }
 
 fn to_stdout(flags: &Flags, session: &Session) -> Result<()> {

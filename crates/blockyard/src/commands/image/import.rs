@@ -40,9 +40,12 @@ pub(crate) fn run(flags: &Flags, session: &Session) -> Result<()> {
         "-" => from_stdin(flags, &client)?,
         _ => from_file(flags, &mut client)?,
     };
-    session
-        .output
-        .print(&image, || format!("imported {} of {}\n", image.name, human(image.size_bytes)))
+    session.output.print(&image, || imported(&image))
+}
+
+/// What is said of an image that was imported.
+pub(crate) fn imported(image: &Image) -> String {
+    format!("imported {} of {}\n", image.name, human(image.size_bytes))
 }
 
 fn from_file(flags: &Flags, client: &mut Client) -> Result<Image> {

@@ -74,10 +74,14 @@ pub(super) fn scrub(scrub: pool::Scrub) -> api::ScrubReport {
     }
 }
 
-pub(super) fn reclaim(account: &pool::Reclaim, dry_run: bool) -> api::ReclaimReport {
+pub(super) fn reclaim(
+    account: &pool::Reclaim,
+    options: &pool::ReclaimOptions,
+) -> api::ReclaimReport {
     let bytes = |clusters: u64| clusters * CLUSTER_SIZE as u64;
     api::ReclaimReport {
-        dry_run,
+        dry_run: options.dry_run,
+        target_bytes: options.target_bytes,
         bytes_scanned: bytes(account.scanned),
         bytes_untrusted: bytes(account.untrusted),
         bytes_equal: bytes(account.equal),
@@ -99,7 +103,8 @@ fn damage(damage: pool::Damage) -> api::Damage {
 /// Looks at the pool's files, and at its hashes if they are not too many.
 pub(super) fn pool_status(daemon: &Daemon) -> Result<api::PoolStatus> {
     let status = daemon.pool.status()?;
-    let contents = daemon.usage.contents(&daemon.pool, status.bytes_physical)?;
+    let counted = daemon.usage.contents(&daemon.pool, status.bytes_physical)?;
+    let contents = counted.map(|counted| counted.contents);
     let bytes = |clusters: u64| clusters * CLUSTER_SIZE as u64;
     let mut activities = status.activities;
     activities.extend(daemon.jobs.activities());
@@ -114,6 +119,7 @@ pub(super) fn pool_status(daemon: &Daemon) -> Result<api::PoolStatus> {
         bytes_unique: contents.map(|contents| bytes(contents.distinct)),
         bytes_reclaimable: contents.map(|contents| bytes(contents.clusters - contents.distinct)),
         reclaimable_is_exact: contents.is_some() && contents == daemon.pool.counted_contents(),
+        counted_unix_s: counted.map(|counted| counted.unix_s),
         bytes_capacity: status.bytes_capacity,
         bytes_on_disk: usage::bytes_on_disk(&daemon.plan.pool)?,
         clusters_untrusted: status.clusters_untrusted,

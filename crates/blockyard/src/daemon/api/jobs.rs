@@ -41,7 +41,8 @@ pub(super) async fn get(
     blocking(daemon, move |daemon| daemon.jobs.get(id, wait)).await.map(Json)
 }
 
-/// Asks a job to stop. It has stopped, and nothing of it remains, when its state is `cancelled`.
+/// Asks a job to stop. It has stopped when its state is `cancelled`, and then nothing of it remains; but what a
+/// reclaim freed stays free, and what a scrub healed stays healed.
 #[utoipa::path(delete, path = "/v1/jobs/{id}", params(("id" = u64, Path)), responses(
     (status = 202, body = Job),
     (status = "4XX", body = ErrorBody)))]

@@ -4,11 +4,12 @@ use super::answer::{Body, Failure};
 use super::{Shared, blocking, describe};
 use crate::daemon::Daemon;
 use crate::daemon::jobs::JobHandle;
+use crate::size::human;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Json;
 use blockyard_api::{ErrorBody, Job, JobKind, JobReport, PoolStatus, ProgressUnit, ReclaimSpace};
-use blockyard_block::Result;
+use blockyard_block::{Error, ErrorKind, Result};
 use blockyard_pool::ReclaimOptions;
 use pollster::block_on;
 use std::sync::Arc;
@@ -53,7 +54,8 @@ fn run_scrub(daemon: &Daemon, job: &JobHandle) -> Result<JobReport> {
     Ok(JobReport::Scrub(describe::scrub(scrub)))
 }
 
-/// Turns equal clusters into free space, as a job. Cancelled, it keeps what it has freed.
+/// Turns equal clusters into free space, as a job; 409 while another such job runs. Cancelled, it keeps what it has
+/// freed.
 #[utoipa::path(post, path = "/v1/pool/reclaim", request_body = ReclaimSpace, responses(
     (status = 202, body = Job),
     (status = "4XX", body = ErrorBody)))]
@@ -61,9 +63,13 @@ pub(super) async fn reclaim(
     State(daemon): Shared,
     Body(request): Body<ReclaimSpace>,
 ) -> Result<(StatusCode, Json<Job>), Failure> {
+    if request.target_bytes == Some(0) || request.runs_min == 0 {
+        let message = "target_bytes and runs_min must be more than 0, or absent";
+        return Err(Error::new(ErrorKind::InvalidArgument, message).into());
+    }
     let options = ReclaimOptions {
         target_bytes: request.target_bytes,
-        runs_min: request.runs_min.max(1),
+        runs_min: request.runs_min,
         dry_run: request.dry_run,
     };
     let start = move |daemon: &Arc<Daemon>| start_reclaim(daemon, options);
@@ -92,9 +98,9 @@ fn run_reclaim(daemon: &Daemon, options: ReclaimOptions, job: &JobHandle) -> Res
         rested = Instant::now();
         go_on
     }))?;
-    let report = describe::reclaim(&account, options.dry_run);
+    let report = describe::reclaim(&account, &options);
     if job.is_cancelled() {
-        job.note(format!("{} bytes were freed before it was cancelled", report.bytes_freed));
+        job.note(format!("{} were freed before it was cancelled", human(report.bytes_freed)));
     }
     job.check()?;
     Ok(JobReport::Reclaim(report))

@@ -19,7 +19,11 @@ fn report() -> JobReport {
 }
 
 fn start_endless(jobs: &Arc<Jobs>) -> Result<blockyard_api::Job, Error> {
-    jobs.start(JobKind::Import, Some("web"), ProgressUnit::Bytes, run_endless)
+    start_endless_of(jobs, JobKind::Import)
+}
+
+fn start_endless_of(jobs: &Arc<Jobs>, kind: JobKind) -> Result<blockyard_api::Job, Error> {
+    jobs.start(kind, Some("web"), ProgressUnit::Bytes, run_endless)
 }
 
 fn run_endless(job: &JobHandle) -> Result<JobReport, Error> {
@@ -59,6 +63,8 @@ fn a_failed_job_says_why_and_a_panic_is_a_failure() {
     let job = jobs.start(JobKind::Import, None, ProgressUnit::Bytes, fail).unwrap();
     let error = jobs.get(job.id, LONG).unwrap().error.unwrap();
     assert_eq!((error.kind.as_str(), error.message.as_str()), ("no space", "full"));
+    let cancelled = jobs.cancel(job.id).unwrap();
+    assert_eq!(cancelled.state, JobState::Failed, "that comes too late");
     let panic = |_: &JobHandle| panic!("on purpose");
     let job = jobs.start(JobKind::Import, None, ProgressUnit::Bytes, panic).unwrap();
     assert_eq!(jobs.get(job.id, LONG).unwrap().state, JobState::Failed);
@@ -71,6 +77,44 @@ fn a_cancelled_job_ends_as_cancelled() {
     assert_eq!(jobs.get(job.id, Duration::ZERO).unwrap().state, JobState::Running);
     jobs.cancel(job.id).unwrap();
     assert_eq!(jobs.get(job.id, LONG).unwrap().state, JobState::Cancelled);
+}
+
+#[test]
+fn the_log_of_a_cancelled_job_says_what_is_left_of_it() {
+    let jobs = Arc::<Jobs>::default();
+    let said_by = |kind| {
+        let (sender, said) = std::sync::mpsc::channel();
+        let work = move |job: &super::JobHandle| {
+            loop {
+                if let Err(error) = job.check() {
+                    sender.send(error.to_string()).unwrap();
+                    return Err(error);
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        let job = jobs.start(kind, None, ProgressUnit::Clusters, work).unwrap();
+        jobs.cancel(job.id).unwrap();
+        said.recv_timeout(LONG).unwrap()
+    };
+    assert_eq!(said_by(JobKind::Reclaim), "cancelled; what it freed stays free");
+    assert_eq!(said_by(JobKind::Scrub), "cancelled; what it healed stays healed");
+    assert_eq!(said_by(JobKind::Import), "cancelled; nothing of it remains");
+}
+
+#[test]
+fn a_second_reclaim_is_refused_until_the_first_has_ended() {
+    let jobs = Arc::<Jobs>::default();
+    let first = start_endless_of(&jobs, JobKind::Reclaim).unwrap();
+    start_endless_of(&jobs, JobKind::Scrub).unwrap();
+    let refused = start_endless_of(&jobs, JobKind::Reclaim).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Busy);
+    let advice = format!("`blockyard job wait {}`", first.id);
+    assert!(refused.message().contains(&advice), "{refused}");
+    jobs.cancel(first.id).unwrap();
+    jobs.get(first.id, LONG).unwrap();
+    start_endless_of(&jobs, JobKind::Reclaim).unwrap();
+    assert!(jobs.stop(LONG));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::daemon::jobs::JobHandle;
 use crate::daemon::lazy::{Origin, new_dependant};
 use crate::daemon::orders::KeptOrder;
 use crate::daemon::storage::now_unix_s;
-use blockyard_api::JobReport;
+use blockyard_api::{JobReport, TransferReport};
 use blockyard_block::{Error, ErrorKind, ImageId, Result};
 use blockyard_io::HostDirectory;
 use blockyard_pool::Volume;
@@ -42,7 +42,9 @@ pub(super) fn run(
     match moving.until_done(source.as_ref()) {
         Ok(account) => {
             forget(daemon, job);
-            Ok(JobReport::Transfer(report(&account, false, moving.cuts)))
+            let lazy = wanted.lazy.is_some();
+            let report = TransferReport { lazy, ..report(&account, false, moving.cuts) };
+            Ok(JobReport::Transfer(report))
         }
         Err(failed) if failed.cut && job.is_stopping() => {
             // The next run goes on with it.
