@@ -22,6 +22,7 @@ mod verify;
 
 pub use beside::{Reader, Writer};
 pub use hashes::ExtentHashes;
+pub use lazily::Listed;
 pub use left::LeftImage;
 pub use lookup::{Lookup, Working};
 pub use receive::{FoundHere, Missing, Receive};

@@ -32,11 +32,14 @@ async fn show(pool: &SimPool) -> ImageId {
     let mut receive = pool.begin_receive(&name("web"), SIZE, 1).await.unwrap();
     receive.lookup().add(0, summary, hashes).await.unwrap();
     let digest = root_hash(HashAlgorithm::Blake3, SIZE, &[(0, summary)]);
-    let wrong = pool.begin_receive(&name("wrong"), SIZE, 1).await.unwrap();
-    let refused = wrong.finish_lazy(digest, &[], Vec::new(), true, || Ok(())).await.unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::Corrupt, "lists of another digest");
-    let origin = b"here".to_vec();
-    receive.finish_lazy(digest, &[(0, summary)], origin, true, || Ok(())).await.unwrap()
+    let mut wrong = pool.begin_receive(&name("wrong"), SIZE, 1).await.unwrap();
+    let refused = wrong.list_missing(digest, &[], Vec::new(), true, || Ok(())).await;
+    let kind = refused.map(drop).unwrap_err().kind();
+    assert_eq!(kind, ErrorKind::Corrupt, "lists of another digest");
+    wrong.abandon().await;
+    let (told, origin) = (&[(0, summary)], b"here".to_vec());
+    let listed = receive.list_missing(digest, told, origin, true, || Ok(())).await.unwrap();
+    receive.show_lazily(listed).await.unwrap()
 }
 
 async fn bring(pool: &SimPool, image: ImageId, missing: &Missing) -> usize {

@@ -84,21 +84,25 @@ pub(crate) async fn receive_image<D: Directory>(
     let lazy = receiver.origin.is_some();
     let account =
         fill_target(session, &mut target, pool, size, order, lazy.then_some(&mut summaries)).await;
-    let Target::Image(receive) = target else { return account };
-    let finished = async {
+    let Target::Image(mut receive) = target else { return account };
+    let prepared = async {
         let account = account?;
         let told = told_digest(session).await?;
         receive.make_summaries(&mut || session.still_working()).await?;
-        Ok((account, told))
+        let listed = match &receiver.origin {
+            Some(origin) => {
+                let working = || session.still_working();
+                let (origin, verify) = (origin.clone(), order.terms.verify);
+                Some(receive.list_missing(told, &summaries, origin, verify, working).await?)
+            }
+            None => None,
+        };
+        Ok((account, told, listed))
     };
-    match finished.await {
-        Ok((account, told)) => {
-            let finished = match &receiver.origin {
-                Some(origin) => {
-                    let working = || session.still_working();
-                    let (origin, verify) = (origin.clone(), order.terms.verify);
-                    receive.finish_lazy(told, &summaries, origin, verify, working).await
-                }
+    match prepared.await {
+        Ok((account, told, listed)) => {
+            let finished = match listed {
+                Some(listed) => receive.show_lazily(listed).await,
                 None => receive.finish(told).await,
             };
             match finished {
