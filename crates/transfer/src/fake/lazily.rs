@@ -1,18 +1,20 @@
 //! Pulls of images that are used before they are there, ended at any moment: what they leave, and what they do not.
 
-use super::{HostPool, TestPool, image};
+use super::{HostPool, TestPool, converse, image};
 use crate::allowed::Allowed;
-use crate::lazy::{DependantId, Kept, Origins, pull_lazily};
+use crate::lazy::{DependantId, Fetching, Kept, Origins, fetch, pull_lazily};
+use crate::message::Message;
 use crate::order::{Account, Caller, Failed, Moved, Progress, Terms, Unwatched, answer, pull};
 use crate::v1;
 use crate::wire::{Fate, wire_pair_through};
-use blockyard_block::{Error, ErrorKind, HashAlgorithm, ImageName, Result};
+use blockyard_block::{BlockDevice, Error, ErrorKind, HashAlgorithm, ImageId, ImageName, Result};
 use blockyard_io::{HostDirectory, block_on};
-use blockyard_pool::Volume;
+use blockyard_pool::{Client, ExtentHashes, Volume, root_hash};
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
 /// Keeps for as long as a call takes what it sends.
@@ -174,4 +176,98 @@ fn a_lazy_pull_that_is_cancelled_leaves_nothing() {
     assert!(ends > 36, "the last end was at look {ends}");
     block_on(to.pool.remove_image(&image("there"), true)).unwrap();
     to.assert_only(&[]);
+}
+
+/// An image called "web" of four extents, of which nothing is there.
+fn show(place: &TestPool) -> ImageId {
+    let hashes = ExtentHashes::from_bytes(vec![7; ExtentHashes::BYTES]).unwrap();
+    let (size, summary) = (4 << 22, hashes.summary(HashAlgorithm::Blake3));
+    let summaries: Vec<_> = (0..4).map(|index| (index, summary)).collect();
+    let digest = root_hash(HashAlgorithm::Blake3, size, &summaries);
+    block_on(async {
+        let mut receive = place.pool.begin_receive(&image("web"), size, 1).await.unwrap();
+        for (index, summary) in &summaries {
+            receive.lookup().add(*index, *summary, hashes.clone()).await.unwrap();
+        }
+        let origin = b"origin".to_vec();
+        let listed = receive.list_missing(digest, &summaries, origin, true, || Ok(())).await;
+        receive.show_lazily(listed.unwrap()).await.unwrap()
+    })
+}
+
+/// Cancelled once it is told.
+struct Told(Arc<AtomicBool>);
+
+impl Progress for Told {
+    fn moved(&self, _moved: Moved) {}
+
+    fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn is_stopping(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn an_origin_that_gives_nothing_is_asked_seldom_but_at_once_for_what_a_read_waits_for() {
+    let place = TestPool::new(HashAlgorithm::Blake3);
+    let id = show(&place);
+    let ended = Arc::new(AtomicBool::new(false));
+    let (pool, ends) = (&place.pool, Arc::clone(&ended));
+    let mut asked = Vec::new();
+    let patience = (Duration::from_secs(20), Duration::from_secs(20));
+    let side = |wire| {
+        let progress = Told(ended);
+        let caller = Caller {
+            pool,
+            terms: Terms::default(),
+            quote: false,
+            again: false,
+            now_unix_s: 1,
+            progress: &progress,
+        };
+        let source = image("web");
+        let (dependant, background) = (DependantId([3; 16]), &|| true);
+        let fetching =
+            Fetching { image: id, source: &source, dependant, background, missing: 4096 };
+        block_on(fetch(wire, &caller, &fetching))
+    };
+    let done = converse(patience, side, |session| {
+        let hello =
+            Message::Hello { version: crate::VERSION, hash: "blake3".into(), pool: [9; 16] };
+        session.send(hello).unwrap();
+        session.receive().unwrap(); // Hello
+        session.receive().unwrap(); // Order
+        session.send(Message::Held).unwrap();
+        session.send(Message::Profile(Vec::new())).unwrap();
+        let mut window: Vec<Message> = (0..4).map(|_| session.receive().unwrap()).collect();
+        let reader = pool.open_image(&image("web"), client()).unwrap();
+        let waits = thread::spawn(move || block_on(reader.read(15 << 20, 4096)).map(drop));
+        while !pool.has_demand(id) {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_millis(1_500) {
+            for wanted in window.drain(..) {
+                let Message::Wanted { index, slots } = wanted else { panic!("{}", wanted.name()) };
+                session.send(Message::Withheld { index, slots }).unwrap();
+                asked.push(index);
+            }
+            window.extend(session.receive());
+        }
+        assert_eq!(waits.join().unwrap().unwrap_err().kind(), ErrorKind::Io);
+        ends.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(done.unwrap_err().error.kind(), ErrorKind::ShutDown);
+    assert_eq!(asked[..5], [0, 0, 0, 0, 3], "the read's, and no other");
+    // All of 64 messages, if it did not rest; a few after one second else.
+    assert!((6..=14).contains(&asked.len()), "{asked:?}");
+    let told = pool.lazy_image(id).unwrap();
+    assert!(told.bytes_refused >= (4 * 64 + 33) * 4096, "{told:?}");
+}
+
+fn client() -> Client {
+    Client { connection: 1, pid: None, uid: None, writes: false, purpose: "test".to_owned() }
 }
