@@ -6,6 +6,7 @@ use crate::lazy::{DependantId, Fetching, Kept, Origins, fetch, pull_lazily};
 use crate::message::Message;
 use crate::order::{Account, Caller, Failed, Moved, Progress, Terms, Unwatched, answer, pull};
 use crate::v1;
+use crate::v1::message::Kind;
 use crate::wire::{Fate, wire_pair_through};
 use blockyard_block::{BlockDevice, Error, ErrorKind, HashAlgorithm, ImageId, ImageName, Result};
 use blockyard_io::{HostDirectory, block_on};
@@ -176,6 +177,54 @@ fn a_lazy_pull_that_is_cancelled_leaves_nothing() {
     assert!(ends > 36, "the last end was at look {ends}");
     block_on(to.pool.remove_image(&image("there"), true)).unwrap();
     to.assert_only(&[]);
+}
+
+/// Notes how far it came.
+#[derive(Default)]
+struct Seen(Cell<Moved>);
+
+impl Progress for Seen {
+    fn moved(&self, moved: Moved) {
+        self.0.set(moved);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+
+    fn is_stopping(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn wrong_clusters_of_an_origin_that_hangs_up_end_the_pull_for_good_and_did_not_come() {
+    let (from, to) = (TestPool::new(HashAlgorithm::Blake3), TestPool::new(HashAlgorithm::Blake3));
+    source(&from);
+    let is_spoilt = Arc::new(AtomicBool::new(false));
+    let line = move |mut message: v1::Message| {
+        if let Some(Kind::Clusters(clusters)) = &mut message.kind {
+            if is_spoilt.load(Ordering::Relaxed) {
+                return Fate::IsCutOff;
+            }
+            let mut data = clusters.data.to_vec();
+            data.iter_mut().rev().take(9).for_each(|byte| *byte ^= 0x55);
+            clusters.data = data.into();
+            is_spoilt.store(true, Ordering::Relaxed);
+        }
+        Fate::Comes(message)
+    };
+    let progress = Seen::default();
+    let failed = pull_from(&from, &to, false, &progress, line).unwrap_err();
+    assert!(!failed.cut, "{}", failed.error);
+    assert_eq!(progress.0.get(), Moved { done: 0, ..progress.0.get() });
+    to.assert_only(&[]);
+    // What came before a cut is counted, all of it.
+    let cut = pull_from(&from, &to, false, &progress, cut_at(30)).unwrap_err();
+    assert!(cut.cut, "{}", cut.error);
+    assert_eq!(to.pool.left_images().len(), 1);
+    let came = progress.0.get().done;
+    assert_eq!(to.pool.bytes_physical(), Some(came * 4096));
 }
 
 /// An image called "web" of four extents, of which nothing is there.
