@@ -270,3 +270,27 @@ fn a_call_that_is_given_up_after_another_brought_the_image_leaves_no_part_of_it(
         assert_eq!(pool.left_images().len(), 1);
     });
 }
+
+#[test]
+fn extents_of_one_content_are_found_at_one_place_and_not_looked_for_any_longer() {
+    let told = told_by(HashAlgorithm::Blake3, EXTENT, vec![(0, clusters(0..3))]);
+    let (summary, count) = (told.extents[0].1, 300);
+    let mut machine = Machine::new(10);
+    let pool = machine.open();
+    machine.run(async move {
+        image(&pool, "other", 2 * EXTENT, &[(EXTENT, clusters(0..3))]).await;
+        // Each list adds extents of that content to the pool.
+        let mut receive = pool.begin_receive(&name("new"), 3 * count * EXTENT, 1).await.unwrap();
+        for first in [0, count, 2 * count] {
+            let list: Vec<_> = (first..first + count).map(|index| (index, summary)).collect();
+            let mut looks = 0;
+            let mut look = || {
+                looks += 1;
+                Ok(())
+            };
+            let taken = receive.take_whole(&list, &mut look).await.unwrap();
+            assert!(taken.iter().all(|taken| *taken), "from {first} on");
+            assert_eq!(looks, 1, "from {first} on");
+        }
+    });
+}

@@ -115,12 +115,13 @@ impl<D: Directory> Lookup<D> {
         working: Working<'_>,
     ) -> Result<Vec<Option<Place>>> {
         let mut places: Vec<Option<Place>> = vec![None; summaries.len()];
-        let mut wanted: BTreeMap<ContentHash, Vec<usize>> = BTreeMap::new();
+        // One place is looked for, and serves all that want the same content with as many clusters in front of the end.
+        let mut wanted: BTreeMap<(ContentHash, usize), Vec<usize>> = BTreeMap::new();
         for (at, (index, summary)) in summaries.iter().enumerate() {
             self.check_index(*index)?;
             let in_image = self.clusters_in(*index);
             if self.believes_hashes() && !self.is_cut(*index, in_image - 1) {
-                wanted.entry(*summary).or_default().push(at);
+                wanted.entry((*summary, in_image)).or_default().push(at);
             }
         }
         if wanted.is_empty() {
@@ -135,10 +136,14 @@ impl<D: Directory> Lookup<D> {
                 working()?;
                 // An extent that changed meanwhile, or is damaged, is not one to be found.
                 let Ok(summary) = self.pool.summary(extent).await else { continue };
-                for at in wanted.get(&summary).into_iter().flatten() {
-                    if self.pool.ends_within(extent, self.clusters_in(summaries[*at].0)) {
-                        places[*at] = Some(Place { image, index, extent });
-                    }
+                let alike = wanted.range((summary, 0)..=(summary, EXTENT_CLUSTERS));
+                let fits = |key: &(ContentHash, usize)| self.pool.ends_within(extent, key.1);
+                let fitting: Vec<_> = alike.map(|(key, _)| *key).filter(fits).collect();
+                for at in fitting.iter().filter_map(|key| wanted.remove(key)).flatten() {
+                    places[at] = Some(Place { image, index, extent });
+                }
+                if wanted.is_empty() {
+                    return Ok(places);
                 }
             }
         }
