@@ -16,6 +16,7 @@ mod lazily;
 mod left;
 mod lookup;
 mod receive;
+mod sort;
 mod source;
 mod take;
 mod verify;

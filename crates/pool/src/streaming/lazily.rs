@@ -4,11 +4,15 @@
 //! crash leaves a hidden part, as of any transfer, and a list that nobody names.
 
 use super::receive::Receive;
+use super::sort::check_room;
 use crate::lazy::LazyState;
-use crate::lazy::manifest::{Contents, Writer, path};
+use crate::lazy::manifest::{Contents, ENTRY_BYTES, Writer, path};
 use blockyard_block::{BlockDevice, ContentHash, Error, ErrorKind, ImageId, Result};
 use blockyard_io::Directory;
 use std::sync::Arc;
+
+/// Bytes of a list for which room is looked for at once: more than an extent takes.
+const ROOM_BYTES: u64 = 1 << 20;
 
 /// The list of what is missing of an image, durable: for [`Receive::show_lazily`], at once.
 #[must_use = "its file stays until the next open if the image is not shown"]
@@ -68,8 +72,15 @@ impl<D: Directory> Receive<D> {
     ) -> Result<Listed<D>> {
         let directory = Arc::clone(&self.pool.directory);
         let mut writer = Writer::create(&*directory, self.volume.id()).await?;
+        let mut room = 0;
         while let Some(missing) = self.next_absent(verify).await? {
             working()?;
+            let bytes = (missing.slots.len() * size_of::<ContentHash>() + ENTRY_BYTES) as u64;
+            if room < bytes {
+                check_room(&self.pool, ROOM_BYTES).await?;
+                room = ROOM_BYTES;
+            }
+            room -= bytes;
             writer.push(missing.index, &missing.slots).await?;
         }
         let (contents, disk) = writer.finish(&*directory, size, origin).await?;
