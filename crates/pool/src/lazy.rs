@@ -19,6 +19,7 @@ mod fetch;
 mod keep;
 pub(crate) mod manifest;
 mod open;
+mod refused;
 
 pub use fetch::{Fetch, Lazy};
 pub(crate) use open::{Disks, check_list};
@@ -29,7 +30,8 @@ use crate::records::ImageRecord;
 use crate::state::State;
 use blockyard_block::{EXTENT_CLUSTERS, Error, ErrorKind, ImageId, Result};
 use manifest::MissingExtent;
-use std::collections::{BTreeMap, BTreeSet};
+use refused::Refused;
+use std::collections::BTreeSet;
 
 /// A cluster that the origin could not give, or gave wrongly, is asked for again after this long.
 const REFUSED_MS: u64 = 5_000;
@@ -50,8 +52,7 @@ pub(crate) struct LazyState {
     wanted: BTreeSet<u64>,
     /// On their way.
     fetching: BTreeSet<u64>,
-    /// Not to be had until then.
-    refused: BTreeMap<u64, u64>,
+    refused: Refused,
     /// When the origin was last heard.
     heard_ms: u64,
     /// Why the origin will not give anything.
@@ -59,6 +60,8 @@ pub(crate) struct LazyState {
     wait_ms: u64,
     /// Where the background's way through `extents` stands.
     cursor: usize,
+    /// So many of `extents` have nothing that is absent: what is present stays present.
+    filled: usize,
     /// Clusters to be fetched before all others, in this order, and how many were gone through.
     order: Vec<u64>,
     ordered: usize,
@@ -75,11 +78,12 @@ impl LazyState {
             broken: None,
             wanted: BTreeSet::new(),
             fetching: BTreeSet::new(),
-            refused: BTreeMap::new(),
+            refused: Refused::default(),
             heard_ms: now_ms,
             gone: None,
             wait_ms: WAIT_MS,
             cursor: 0,
+            filled: 0,
             order: Vec::new(),
             ordered: 0,
             fetched: 0,

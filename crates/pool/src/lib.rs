@@ -64,7 +64,7 @@ pub use reclaim::{Reclaim, ReclaimOptions};
 pub use scrub::Scrub;
 pub use sharing::{DiffRun, DiffState, Sharing};
 pub use streaming::{
-    ExtentHashes, FoundHere, LeftImage, Lookup, Missing, Reader, Receive, Working, Writer,
+    ExtentHashes, FoundHere, LeftImage, Listed, Lookup, Missing, Reader, Receive, Working, Writer,
 };
 pub use types::{
     Client, Contents, CreateOptions, Damage, ImageInfo, ImageKind, MapRun, MapState, OpenOptions,

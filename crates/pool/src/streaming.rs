@@ -16,12 +16,14 @@ mod lazily;
 mod left;
 mod lookup;
 mod receive;
+mod sort;
 mod source;
 mod take;
 mod verify;
 
 pub use beside::{Reader, Writer};
 pub use hashes::ExtentHashes;
+pub use lazily::Listed;
 pub use left::LeftImage;
 pub use lookup::{Lookup, Working};
 pub use receive::{FoundHere, Missing, Receive};

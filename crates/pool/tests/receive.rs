@@ -4,7 +4,8 @@
 mod machine;
 
 use blockyard_block::{BlockDevice, Buffer, ContentHash, ErrorKind, HashAlgorithm};
-use blockyard_pool::{ExtentHashes, Missing, Receive, ReclaimOptions, Volume};
+use blockyard_io::Directory;
+use blockyard_pool::{ExtentHashes, Missing, Receive, ReclaimOptions, Volume, root_hash};
 use blockyard_sim::SimDirectory;
 use machine::{Machine, SimPool, client, name, pattern, read, write};
 use std::sync::Arc;
@@ -269,4 +270,76 @@ fn a_call_that_is_given_up_after_another_brought_the_image_leaves_no_part_of_it(
         cut.leave(2).await;
         assert_eq!(pool.left_images().len(), 1);
     });
+}
+
+#[test]
+fn extents_of_one_content_are_found_at_one_place_and_not_looked_for_any_longer() {
+    let told = told_by(HashAlgorithm::Blake3, EXTENT, vec![(0, clusters(0..3))]);
+    let (summary, count) = (told.extents[0].1, 300);
+    let mut machine = Machine::new(10);
+    let pool = machine.open();
+    machine.run(async move {
+        image(&pool, "other", 2 * EXTENT, &[(EXTENT, clusters(0..3))]).await;
+        // Each list adds extents of that content to the pool.
+        let mut receive = pool.begin_receive(&name("new"), 3 * count * EXTENT, 1).await.unwrap();
+        for first in [0, count, 2 * count] {
+            let list: Vec<_> = (first..first + count).map(|index| (index, summary)).collect();
+            let mut looks = 0;
+            let mut look = || {
+                looks += 1;
+                Ok(())
+            };
+            let taken = receive.take_whole(&list, &mut look).await.unwrap();
+            assert!(taken.iter().all(|taken| *taken), "from {first} on");
+            assert_eq!(looks, 1, "from {first} on");
+        }
+    });
+}
+
+#[test]
+fn lists_and_sorts_leave_alone_what_is_set_aside() {
+    const RESERVE: u64 = 1 << 20;
+    let mut machine = Machine::new(11);
+    machine.reserve_space(RESERVE);
+    let pool = machine.open();
+    let hash = |slot: usize| HashAlgorithm::Blake3.hash(&slot.to_le_bytes()).0;
+    let bytes: Vec<u8> = (0..1024).flat_map(hash).collect();
+    let hashes = ExtentHashes::from_bytes(bytes).unwrap();
+    let summary = hashes.summary(HashAlgorithm::Blake3);
+    let digest = root_hash(HashAlgorithm::Blake3, EXTENT, &[(0, summary)]);
+    let begin = |text: &str, hashes: &ExtentHashes| {
+        let (pool, name, hashes) = (Arc::clone(&pool), name(text), hashes.clone());
+        async move {
+            let mut receive = pool.begin_receive(&name, EXTENT, 1).await.unwrap();
+            let added = receive.lookup().add(0, summary, hashes).await;
+            (receive, added)
+        }
+    };
+    let list = |mut receive: Receive<SimDirectory>| async move {
+        let told = &[(0, summary)];
+        let listed = receive.list_missing(digest, told, Vec::new(), true, || Ok(())).await;
+        (receive, listed)
+    };
+    // There is room, but not beside the reserve.
+    machine.leave_room(RESERVE);
+    let (receive, added) = machine.run(begin("sort", &hashes));
+    let refused = added.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::NoSpace);
+    assert!(refused.message().contains("set aside"), "{refused}");
+    machine.run(receive.abandon());
+    machine.leave_room(8 * RESERVE);
+    let (receive, added) = machine.run(begin("list", &hashes));
+    added.unwrap();
+    machine.leave_room(RESERVE);
+    let (receive, listed) = machine.run(list(receive));
+    assert_eq!(listed.map(drop).unwrap_err().kind(), ErrorKind::NoSpace);
+    let directory = machine.world.directory();
+    let files = machine.run(async move { directory.list("lazy").await.unwrap() });
+    assert_eq!(files, [""; 0]);
+    machine.leave_room(8 * RESERVE);
+    let (receive, listed) = machine.run(list(receive));
+    machine.run(async move { receive.show_lazily(listed.unwrap()).await.unwrap() });
+    let directory = machine.world.directory();
+    let files = machine.run(async move { directory.list("index").await.unwrap() });
+    assert_eq!(files, [""; 0], "of either");
 }

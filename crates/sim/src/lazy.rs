@@ -84,7 +84,15 @@ impl Client {
                 let named = name.as_bytes().to_vec();
                 context.origins.borrow_mut().insert(named.clone(), Rc::new(origin));
                 let verify = context.one_in(2);
-                receive.finish_lazy(digest, &summaries, named, verify, || Ok(())).await.map(drop)
+                let listed =
+                    receive.list_missing(digest, &summaries, named, verify, || Ok(())).await;
+                match listed {
+                    Ok(listed) => receive.show_lazily(listed).await.map(drop),
+                    Err(error) => {
+                        receive.abandon().await;
+                        Err(error)
+                    }
+                }
             }
             given_up => {
                 receive.abandon().await;

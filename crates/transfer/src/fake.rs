@@ -1,6 +1,7 @@
 //! A peer that says whatever a test wants, to either role with a pool of its own behind it.
 
 mod every_message;
+mod lazily;
 mod nonsense;
 mod two_pools;
 
@@ -27,7 +28,7 @@ pub(crate) const CAPACITY: u64 = 64 << 20;
 pub(crate) struct TestPool {
     pub(crate) pool: Arc<HostPool>,
     threads: Vec<thread::JoinHandle<()>>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl TestPool {
@@ -81,7 +82,7 @@ impl TestPool {
             run(|pool| block_on(pool.run_commit())),
             run(|pool| block_on(pool.run_maintenance())),
         ];
-        TestPool { pool, threads, _folder: folder }
+        TestPool { pool, threads, folder }
     }
 
     /// An image with this content.
@@ -104,8 +105,22 @@ impl TestPool {
         self.pool.remove_left(1, |_| true);
     }
 
+    /// Of lists and sorts nothing is left.
+    pub(crate) fn assert_no_sorts(&self) {
+        let listed = self.files("index");
+        let sorts: Vec<&String> = listed.iter().filter(|name| name.starts_with("sort-")).collect();
+        assert!(sorts.is_empty(), "{sorts:?}");
+    }
+
+    /// Names in a folder of the pool.
+    pub(crate) fn files(&self, folder: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(self.folder.path().join(folder)).into_iter().flatten();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
     /// Nothing of a transfer is left: no image but these, no file of the index, no space in use beside.
     pub(crate) fn assert_only(&self, names: &[&str]) {
+        self.assert_no_sorts();
         let found: Vec<String> =
             self.pool.images().into_iter().map(|image| image.name.to_string()).collect();
         assert_eq!(found, names);

@@ -85,21 +85,25 @@ pub(crate) async fn receive_image<D: Directory>(
     let lazy = receiver.origin.is_some();
     let account =
         fill_target(session, &mut target, pool, size, order, lazy.then_some(&mut summaries)).await;
-    let Target::Image(receive) = target else { return account };
-    let finished = async {
+    let Target::Image(mut receive) = target else { return account };
+    let prepared = async {
         let account = account?;
         let told = told_digest(session).await?;
         receive.make_summaries(&mut || session.still_working()).await?;
-        Ok((account, told))
+        let listed = match &receiver.origin {
+            Some(origin) => {
+                let working = || session.still_working();
+                let (origin, verify) = (origin.clone(), order.terms.verify);
+                Some(receive.list_missing(told, &summaries, origin, verify, working).await?)
+            }
+            None => None,
+        };
+        Ok((account, told, listed))
     };
-    match finished.await {
-        Ok((account, told)) => {
-            let finished = match &receiver.origin {
-                Some(origin) => {
-                    let working = || session.still_working();
-                    let (origin, verify) = (origin.clone(), order.terms.verify);
-                    receive.finish_lazy(told, &summaries, origin, verify, working).await
-                }
+    match prepared.await {
+        Ok((account, told, listed)) => {
+            let finished = match listed {
+                Some(listed) => receive.show_lazily(listed).await,
                 None => receive.finish(told).await,
             };
             match finished {
@@ -206,7 +210,9 @@ async fn fill_target<D: Directory>(
         session.send(Message::WantedEnd).await?;
         return Ok(account);
     }
-    filling.fill(session).await?;
+    if let Err(error) = filling.fill(session).await {
+        return Err(filling.end_early(session, error));
+    }
     let (clusters_sent, (_, damaged)) = (filling.moved.done, filling.receive.verified());
     Ok(Account { clusters_sent, clusters_damaged: damaged, ..account })
 }
@@ -363,13 +369,13 @@ impl<D: Directory> Filling<'_, D> {
             self.ask(session, missing).await?;
         }
         self.store_until(session, 0).await?;
-        self.stored_until(0)?;
+        self.stored_until(session, 0)?;
         while let Some(missing) = self.receive.next_repeat().await? {
             self.ask(session, missing).await?;
         }
         session.send(Message::WantedEnd).await?;
         self.store_until(session, 0).await?;
-        self.stored_until(0)
+        self.stored_until(session, 0)
     }
 
     async fn ask(&mut self, session: &mut Session<'_>, missing: Missing) -> Result<()> {
@@ -388,25 +394,44 @@ impl<D: Directory> Filling<'_, D> {
         while self.coming.len() > most {
             let Some(missing) = self.coming.front_mut() else { break };
             let next = next_clusters(session, missing).await?;
-            let count = next.slots.len() as u64;
             if missing.slots.is_empty() {
                 self.coming.pop_front();
             }
-            self.stored_until(STORED_BEHIND - 1)?;
+            self.stored_until(session, STORED_BEHIND - 1)?;
             self.storing.give(next).await;
-            self.moved.done += count;
-            self.moved.total = self.moved.total.max(self.moved.done);
-            session.moved(self.moved);
         }
         Ok(())
     }
 
-    /// Waits until no more than so many messages are still to be written.
-    fn stored_until(&mut self, most: usize) -> Result<()> {
+    /// Waits until no more than so many messages are still to be written. What is written has come.
+    fn stored_until(&mut self, session: &mut Session<'_>, most: usize) -> Result<()> {
         while self.storing.count() > most {
-            self.storing.take()?;
+            let stored = self.storing.take(|| session.still_working())?;
+            self.has_come(session, stored);
         }
         Ok(())
+    }
+
+    fn has_come(&mut self, session: &Session<'_>, stored: Option<u64>) {
+        self.moved.done += stored.unwrap_or(0);
+        self.moved.total = self.moved.total.max(self.moved.done);
+        session.moved(self.moved);
+    }
+
+    /// It ends because of this error. But if something that came cannot be stored, it would end again, and that is why,
+    /// even if the wire was cut before that was known.
+    fn end_early(&mut self, session: &mut Session<'_>, error: Error) -> Error {
+        while self.storing.count() > 0 {
+            match self.storing.take(|| Ok(())) {
+                Ok(stored) => self.has_come(session, stored),
+                Err(wrong) if session.is_cut() && wrong.kind() != ErrorKind::ShutDown => {
+                    session.must_not_be_asked_again();
+                    return wrong;
+                }
+                Err(_) => {}
+            }
+        }
+        error
     }
 }
 
@@ -425,9 +450,10 @@ struct Came {
 
 impl<D: Directory> Work for Storing<D> {
     type Job = Came;
-    type Done = ();
+    /// Clusters.
+    type Done = u64;
 
-    async fn run(&mut self, came: Came) -> Result<()> {
+    async fn run(&mut self, came: Came) -> Result<u64> {
         let data = self.unpacker.unpack(came.data)?;
         let mut at = 0;
         for run in came.slots.chunk_by(|(one, _), (next, _)| one + 1 == *next) {
@@ -436,7 +462,7 @@ impl<D: Directory> Work for Storing<D> {
             self.writer.write(came.index, run[0].0, &hashes, &data.slice(at..end)).await?;
             at = end;
         }
-        Ok(())
+        Ok(came.slots.len() as u64)
     }
 }
 

@@ -237,7 +237,7 @@ impl<D: Directory> Sending<'_, D> {
                 places.push_back((index, slots[0]));
                 crew.give((index, slots)).await;
             }
-            match (places.pop_front(), crew.take()?) {
+            match (places.pop_front(), crew.take(|| session.still_working())?) {
                 (Some((index, first_slot)), Some(data)) => {
                     moved.done += data.count() as u64;
                     session.send(Message::Clusters { index, first_slot, data }).await?;

@@ -258,6 +258,11 @@ impl Session<'_> {
         self.cut = true;
     }
 
+    /// What ends it now would end it again, whatever became of the wire.
+    pub(crate) fn must_not_be_asked_again(&mut self) {
+        (self.cut, self.closed) = (false, false);
+    }
+
     /// Bytes of all messages so far, before TLS: sent and received.
     pub(crate) fn bytes(&self) -> (u64, u64) {
         (self.wire.bytes_sent, self.wire.bytes_received)

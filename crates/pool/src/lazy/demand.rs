@@ -95,7 +95,7 @@ impl State {
 
 impl LazyState {
     fn check_can_come(&self, absent: &[u64], started: u64, now: u64) -> Result<()> {
-        let refused = |cluster: &&u64| self.refused.get(cluster).is_some_and(|until| *until > now);
+        let refused = |cluster: &&u64| self.refused.rests(**cluster, now);
         let why = match (&self.broken, &self.gone, absent.iter().find(refused)) {
             (Some(reason), ..) | (None, Some(reason), _) => reason.clone(),
             (None, None, Some(_)) => "it cannot be had now; it is asked for again soon".to_owned(),

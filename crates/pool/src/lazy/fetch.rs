@@ -1,18 +1,19 @@
 //! What is to be fetched next: what reads wait for, with read-ahead; then what the order of first use names; then the rest.
 
-use super::manifest;
+use super::manifest::{self, MissingExtent};
 use crate::pool::Pool;
 use crate::state::State;
 use crate::streaming::Missing;
 use blockyard_block::{CLUSTER_SIZE, EXTENT_CLUSTERS, ImageId, ImageName, Result};
 use blockyard_io::Directory;
 use event_listener::EventListener;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Absent clusters behind one that a read waits for that are brought with it: 128 KiB.
 const READ_AHEAD: usize = 32;
-/// Extents that are looked at for something absent before the lock is let go.
-const LOOKS_MAX: usize = 64;
+/// Extents that are looked at for something absent before the lock is let go: some 20 us each at most.
+const LOOKS_MAX: usize = 16;
 
 /// What to do for a lazy image.
 #[derive(Debug, PartialEq, Eq)]
@@ -67,14 +68,15 @@ impl<D: Directory> Pool<D> {
                 bytes_listed: 0,
                 bytes_missing: 0,
                 bytes_fetched: lazy.fetched * CLUSTER_SIZE as u64,
-                bytes_refused: (lazy.refused.len() * CLUSTER_SIZE) as u64,
+                bytes_refused: 0,
                 broken: lazy.broken.clone(),
             }
         };
         let mut from = 0;
-        while let Some((next, listed, absent)) = self.lock().count_absent(id, from) {
-            told.bytes_listed += listed * CLUSTER_SIZE as u64;
-            told.bytes_missing += absent * CLUSTER_SIZE as u64;
+        while let Some((next, counted)) = self.lock().count_absent(id, from) {
+            told.bytes_listed += counted.listed * CLUSTER_SIZE as u64;
+            told.bytes_missing += counted.absent * CLUSTER_SIZE as u64;
+            told.bytes_refused += counted.refused * CLUSTER_SIZE as u64;
             from = next;
         }
         Some(told)
@@ -184,6 +186,15 @@ impl<D: Directory> Pool<D> {
     }
 }
 
+/// Clusters of some extents.
+#[derive(Default)]
+struct Counted {
+    listed: u64,
+    absent: u64,
+    /// Of those that are absent.
+    refused: u64,
+}
+
 enum Picked {
     Slots(u64, Vec<usize>),
     /// Nothing in the extents that were looked at: there are more.
@@ -197,14 +208,21 @@ impl State {
         self.images.get_mut(&image)?.lazy.as_deref_mut()
     }
 
-    /// Listed and absent clusters of some extents from number `from` on, and the number of the next.
-    fn count_absent(&self, image: ImageId, from: usize) -> Option<(usize, u64, u64)> {
+    /// Counts in some extents from number `from` on, and tells the number of the next.
+    fn count_absent(&self, image: ImageId, from: usize) -> Option<(usize, Counted)> {
         let image = self.images.get(&image)?;
-        let some = image.lazy.as_deref()?.extents.get(from..).filter(|rest| !rest.is_empty())?;
+        let lazy = image.lazy.as_deref()?;
+        let some = lazy.extents.get(from..).filter(|rest| !rest.is_empty())?;
         let some = &some[..some.len().min(LOOKS_MAX)];
-        let listed = some.iter().map(|extent| extent.slots.count() as u64).sum();
-        let absent = some.iter().map(|extent| self.absent_slots(&image.record, extent).count());
-        Some((from + some.len(), listed, absent.map(|count| count as u64).sum()))
+        let mut counted = Counted::default();
+        for extent in some {
+            let absent = self.absent_slots(&image.record, extent);
+            let refused = lazy.refused.within(clusters_of(extent.index));
+            counted.listed += extent.slots.count() as u64;
+            counted.absent += absent.count() as u64;
+            counted.refused += refused.filter(|(at, _)| absent.get(slot_of(*at))).count() as u64;
+        }
+        Some((from + some.len(), counted))
     }
 
     fn pick(&mut self, image: ImageId, count_max: usize, background: bool) -> Result<Picked> {
@@ -225,14 +243,13 @@ impl State {
 
     /// The first that is waited for, others of its extent, and what follows them.
     fn pick_wanted(&mut self, image: ImageId, count_max: usize) -> Option<Picked> {
-        loop {
+        for _ in 0..LOOKS_MAX {
             let lazy = self.lazy_mut(image)?;
             let first = lazy.wanted.first().copied()?;
             let index = first / EXTENT_CLUSTERS as u64;
-            let of_extent = index * EXTENT_CLUSTERS as u64..(index + 1) * EXTENT_CLUSTERS as u64;
-            let base = of_extent.start;
+            let base = index * EXTENT_CLUSTERS as u64;
             let wanted: Vec<usize> =
-                lazy.wanted.range(of_extent).map(|at| (at - base) as usize).collect();
+                lazy.wanted.range(clusters_of(index)).map(|at| slot_of(*at)).collect();
             let free = self.free_slots(image, index)?;
             let mut picked: Vec<usize> =
                 wanted.iter().copied().filter(|slot| free.binary_search(slot).is_ok()).collect();
@@ -254,6 +271,7 @@ impl State {
                 return Some(self.picked(image, index, picked));
             }
         }
+        Some(Picked::LookOn)
     }
 
     fn pick_ordered(&mut self, image: ImageId, count_max: usize) -> Option<Picked> {
@@ -286,13 +304,15 @@ impl State {
             }
             let Some(extent) = lazy.extents.get(lazy.cursor) else {
                 // Once around: is there anything absent at all?
-                lazy.cursor = 0;
-                let idle = lazy.fetching.is_empty() && lazy.refused.is_empty();
-                return if idle && self.is_filled(image) {
-                    Picked::Filled
-                } else {
-                    Picked::Nothing
+                let filled = match lazy.fetching.is_empty() {
+                    true => self.look_filled(image),
+                    false => Some(false),
                 };
+                let Some(filled) = filled else { return Picked::LookOn };
+                if let Some(lazy) = self.lazy_mut(image) {
+                    lazy.cursor = 0;
+                }
+                return if filled { Picked::Filled } else { Picked::Nothing };
             };
             let index = extent.index;
             let mut slots = self.free_slots(image, index).unwrap_or_default();
@@ -318,24 +338,54 @@ impl State {
     /// Slots of a listed extent that are absent, not on their way, and not refused.
     fn free_slots(&mut self, image: ImageId, index: u64) -> Option<Vec<usize>> {
         let now = self.now_ms;
+        let found = self.images.get(&image)?;
+        let Some(extent) = found.lazy.as_deref()?.extent(index) else { return Some(Vec::new()) };
+        let absent = self.absent_slots(&found.record, extent);
+        let mut free = absent.clone();
         let lazy = self.lazy_mut(image)?;
-        lazy.refused.retain(|_, until| *until > now);
-        let image = self.images.get(&image)?;
-        let lazy = image.lazy.as_deref()?;
-        let Some(extent) = lazy.extent(index) else { return Some(Vec::new()) };
-        let base = index * EXTENT_CLUSTERS as u64;
-        let free = |slot: &usize| {
-            let at = base + *slot as u64;
-            !lazy.fetching.contains(&at) && !lazy.refused.contains_key(&at)
-        };
-        Some(self.absent_slots(&image.record, extent).ones().filter(free).collect())
+        for cluster in lazy.fetching.range(clusters_of(index)) {
+            free.set(slot_of(*cluster), false);
+        }
+        let refused: Vec<(u64, u64)> = lazy.refused.within(clusters_of(index)).collect();
+        for (cluster, until) in refused {
+            if !absent.get(slot_of(cluster)) {
+                // A guest wrote it.
+                lazy.refused.remove(cluster);
+            } else if until > now {
+                free.set(slot_of(cluster), false);
+            }
+        }
+        Some(free.ones().collect())
     }
 
-    /// Whether nothing is absent.
-    pub(super) fn is_filled(&self, image: ImageId) -> bool {
-        let Some(image) = self.images.get(&image) else { return true };
-        let Some(lazy) = image.lazy.as_deref() else { return true };
-        lazy.broken.is_none()
-            && lazy.extents.iter().all(|extent| self.absent_slots(&image.record, extent).is_empty())
+    /// Looks on through the extents for one of which something is absent: false if there is one, true if there is none,
+    /// `None` if there are more to look at. None is looked at twice: what is present stays present (I16).
+    pub(super) fn look_filled(&mut self, image: ImageId) -> Option<bool> {
+        let Some(found) = self.images.get(&image) else { return Some(true) };
+        let Some(lazy) = found.lazy.as_deref() else { return Some(true) };
+        if lazy.broken.is_some() {
+            return Some(false);
+        }
+        let rest = lazy.extents.get(lazy.filled..).unwrap_or_default();
+        let some = &rest[..rest.len().min(LOOKS_MAX)];
+        let is_filled =
+            |extent: &&MissingExtent| self.absent_slots(&found.record, extent).is_empty();
+        let filled = some.iter().take_while(is_filled).count();
+        let told = match filled < some.len() {
+            true => Some(false),
+            false => (some.len() == rest.len()).then_some(true),
+        };
+        if let Some(lazy) = self.lazy_mut(image) {
+            lazy.filled += filled;
+        }
+        told
     }
+}
+
+fn clusters_of(index: u64) -> Range<u64> {
+    index * EXTENT_CLUSTERS as u64..(index + 1) * EXTENT_CLUSTERS as u64
+}
+
+fn slot_of(cluster: u64) -> usize {
+    (cluster % EXTENT_CLUSTERS as u64) as usize
 }

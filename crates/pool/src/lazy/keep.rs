@@ -84,8 +84,11 @@ impl<D: Directory> Pool<D> {
             for cluster in came.chain(bad.iter().copied()) {
                 lazy.fetching.remove(&cluster);
                 lazy.wanted.remove(&cluster);
+                lazy.refused.remove(cluster);
             }
-            lazy.refused.extend(bad.iter().map(|cluster| (*cluster, now + REFUSED_MS)));
+            for cluster in bad {
+                lazy.refused.insert(*cluster, now + REFUSED_MS, now);
+            }
         }
         self.fetched_event.notify(usize::MAX);
     }
@@ -148,19 +151,22 @@ impl<D: Directory> Pool<D> {
     /// something is absent.
     pub async fn end_lazy(&self, image: ImageId) -> Result<()> {
         let length = self.lock().image(image)?.record.encoded_length();
-        {
+        while self.lock().look_filled(image).is_none() {}
+        let ended = {
             let mut state = self.lock_with_room(2 * length + 64).await?;
-            if !state.is_filled(image) {
+            if state.look_filled(image) != Some(true) {
                 let message = "clusters of the image are absent still";
                 return Err(Error::new(ErrorKind::Busy, message));
             }
             let found = state.image_mut(image)?;
-            found.lazy = None;
             found.record.lazy = false;
+            let ended = found.lazy.take();
             state.touch(RecordKey::Image(image));
             state.seal();
             self.wake_wanted(state);
-        }
+            ended
+        };
+        drop(ended); // not under the lock: it may be large
         self.fetched_event.notify(usize::MAX);
         self.commit_now().await?;
         self.remove_list(image).await;

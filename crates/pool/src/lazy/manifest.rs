@@ -18,7 +18,7 @@ const HASH_BYTES: usize = 32;
 /// The last four bytes of a block are the checksum of the others.
 const BODY_BYTES: usize = CLUSTER_SIZE - 4;
 const BLOCK_HASHES: usize = BODY_BYTES / HASH_BYTES;
-const ENTRY_BYTES: usize = 8 + Bitmap::BYTES;
+pub(crate) const ENTRY_BYTES: usize = 8 + Bitmap::BYTES;
 const BLOCK_ENTRIES: usize = BODY_BYTES / ENTRY_BYTES;
 /// Magic, image, size, hashes, extents, length of the origin.
 const HEADER_BYTES: usize = 8 + 8 + 8 + 8 + 8 + 2;

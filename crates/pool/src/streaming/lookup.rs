@@ -5,9 +5,10 @@
 //! The index of decision 14 could replace the pass where the list is very short, and nothing else here.
 
 use super::ExtentHashes;
+use super::sort::{Sort, check_room};
 use crate::index::page::Record;
 use crate::index::scan::{key_of, record_of};
-use crate::index::sorter::{Merge, Sorted, Sorter, create_file, failed};
+use crate::index::sorter::{Merge, Sorted, create_file, failed};
 use crate::pool::Pool;
 use blockyard_block::{
     BufferMut, CLUSTER_SIZE, ClusterIndex, ContentHash, EXTENT_CLUSTERS, Error, ErrorKind,
@@ -22,6 +23,8 @@ use std::sync::atomic::Ordering;
 /// [`LIST_BYTES_MIN`]: an image whose lists take more claims to hold four times what the pool may hold.
 const LIST_SHARE: u64 = 32;
 const LIST_BYTES_MIN: u64 = 8 << 20;
+/// Lists for whose bytes room is looked for at once.
+const LISTS_AT_ONCE: usize = 32;
 
 /// Called again and again during long work; its error ends the work.
 pub type Working<'a> = &'a mut dyn FnMut() -> Result<()>;
@@ -47,7 +50,7 @@ pub struct Lookup<D: Directory> {
     capacity: u64,
     /// The extents whose lists were added, in order.
     pub(super) indices: Vec<u64>,
-    wanted: Option<Sorter<D>>,
+    wanted: Option<Sort<D>>,
     wanted_count: u64,
     found: Option<Sorted<D>>,
     found_count: u64,
@@ -59,7 +62,7 @@ pub struct Lookup<D: Directory> {
 impl<D: Directory> Lookup<D> {
     /// For an image of `size` bytes.
     pub fn new(pool: &Arc<Pool<D>>, size: u64) -> Lookup<D> {
-        let wanted = pool.new_sorter();
+        let wanted = Sort::new(pool);
         let lists_name = format!("index/{}-lists", wanted.prefix());
         Lookup {
             pool: Arc::clone(pool),
@@ -115,12 +118,13 @@ impl<D: Directory> Lookup<D> {
         working: Working<'_>,
     ) -> Result<Vec<Option<Place>>> {
         let mut places: Vec<Option<Place>> = vec![None; summaries.len()];
-        let mut wanted: BTreeMap<ContentHash, Vec<usize>> = BTreeMap::new();
+        // One place is looked for, and serves all that want the same content with as many clusters in front of the end.
+        let mut wanted: BTreeMap<(ContentHash, usize), Vec<usize>> = BTreeMap::new();
         for (at, (index, summary)) in summaries.iter().enumerate() {
             self.check_index(*index)?;
             let in_image = self.clusters_in(*index);
             if self.believes_hashes() && !self.is_cut(*index, in_image - 1) {
-                wanted.entry(*summary).or_default().push(at);
+                wanted.entry((*summary, in_image)).or_default().push(at);
             }
         }
         if wanted.is_empty() {
@@ -135,10 +139,14 @@ impl<D: Directory> Lookup<D> {
                 working()?;
                 // An extent that changed meanwhile, or is damaged, is not one to be found.
                 let Ok(summary) = self.pool.summary(extent).await else { continue };
-                for at in wanted.get(&summary).into_iter().flatten() {
-                    if self.pool.ends_within(extent, self.clusters_in(summaries[*at].0)) {
-                        places[*at] = Some(Place { image, index, extent });
-                    }
+                let alike = wanted.range((summary, 0)..=(summary, EXTENT_CLUSTERS));
+                let fits = |key: &(ContentHash, usize)| self.pool.ends_within(extent, key.1);
+                let fitting: Vec<_> = alike.map(|(key, _)| *key).filter(fits).collect();
+                for at in fitting.iter().filter_map(|key| wanted.remove(key)).flatten() {
+                    places[at] = Some(Place { image, index, extent });
+                }
+                if wanted.is_empty() {
+                    return Ok(places);
                 }
             }
         }
@@ -167,7 +175,7 @@ impl<D: Directory> Lookup<D> {
         if hashes.summary(self.algorithm()) != summary {
             return Err(lie(&format!("the hashes of extent {index} do not have its summary")));
         }
-        self.account_list()?;
+        self.account_list().await?;
         let in_image = self.clusters_in(index);
         for (slot, hash) in hashes.iter() {
             if slot >= in_image {
@@ -188,8 +196,8 @@ impl<D: Directory> Lookup<D> {
         Ok(())
     }
 
-    /// Another list, if there may be one.
-    fn account_list(&mut self) -> Result<()> {
+    /// Another list, if there may be one. Only the few that anybody may have take of what is set aside (I10).
+    async fn account_list(&mut self) -> Result<()> {
         let bytes = ExtentHashes::BYTES as u64;
         if self.list_bytes == 0 {
             self.capacity = self.pool.status()?.bytes_capacity;
@@ -198,14 +206,17 @@ impl<D: Directory> Lookup<D> {
         let most = (capacity / LIST_SHARE).max(LIST_BYTES_MIN);
         let before = self.pool.list_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.list_bytes += bytes;
-        match before + bytes <= most {
-            true => Ok(()),
-            false => Err(Error::new(
+        if before + bytes > most {
+            return Err(Error::new(
                 ErrorKind::NoSpace,
                 format!(
                     "the lists of images being received would take more than {most} bytes: the image is too large for a pool that may hold {capacity} bytes"
                 ),
-            )),
+            ));
+        }
+        match before + bytes > LIST_BYTES_MIN && self.indices.len().is_multiple_of(LISTS_AT_ONCE) {
+            true => check_room(&self.pool, bytes * LISTS_AT_ONCE as u64).await,
+            false => Ok(()),
         }
     }
 
@@ -235,9 +246,9 @@ impl<D: Directory> Lookup<D> {
     pub async fn search(&mut self, working: Working<'_>) -> Result<()> {
         let Some(wanted) = self.wanted.take() else { return Ok(()) };
         let wanted = wanted.finish();
-        let mut stored = self.pool.new_sorter();
-        let mut found = self.pool.new_sorter();
-        let mut repeated = self.pool.new_sorter();
+        let mut stored = Sort::new(&self.pool);
+        let mut found = Sort::new(&self.pool);
+        let mut repeated = Sort::new(&self.pool);
         let mut result = match self.wanted_count {
             0 => Ok(()),
             _ => self.scan(&wanted, &mut stored, working).await,
@@ -260,7 +271,7 @@ impl<D: Directory> Lookup<D> {
     async fn scan(
         &self,
         wanted: &Sorted<D>,
-        stored: &mut Sorter<D>,
+        stored: &mut Sort<D>,
         working: Working<'_>,
     ) -> Result<()> {
         let pool = &self.pool;
@@ -336,7 +347,7 @@ const STEPS: u64 = 16 << 10;
 async fn join<D: Directory>(
     wanted: &Sorted<D>,
     stored: &Sorted<D>,
-    (found, mut repeated): (&mut Sorter<D>, Option<&mut Sorter<D>>),
+    (found, mut repeated): (&mut Sort<D>, Option<&mut Sort<D>>),
     working: Working<'_>,
 ) -> Result<(u64, u64)> {
     let mut counts = (0, 0);

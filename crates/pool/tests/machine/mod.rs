@@ -14,6 +14,7 @@ pub(crate) struct Machine {
     pub(crate) executor: Executor,
     now_ms: u64,
     capacity_bytes: Option<u64>,
+    reserve_bytes: u64,
 }
 
 pub(crate) fn name(text: &str) -> ImageName {
@@ -41,10 +42,29 @@ impl Machine {
         self.capacity_bytes = Some(bytes);
     }
 
+    /// What the pool leaves alone on the file system, from the next open on.
+    #[allow(dead_code, reason = "each test program uses a part of the machine")]
+    pub(crate) fn reserve_space(&mut self, bytes: u64) {
+        self.reserve_bytes = bytes;
+    }
+
+    /// Lets the file system have so much room from now on.
+    #[allow(dead_code, reason = "each test program uses a part of the machine")]
+    pub(crate) fn leave_room(&mut self, bytes: u64) {
+        let world = self.world.clone();
+        self.run(async move {
+            let plenty = 1 << 40;
+            world.set_capacity(Some(plenty));
+            let used = plenty - world.directory().space_available().await.unwrap();
+            world.set_capacity(Some(used + bytes));
+        });
+    }
+
     pub(crate) fn with_hash(seed: u64, hash: HashAlgorithm) -> Machine {
         let world = SimWorld::new(seed);
         let executor = Executor::new(&world);
-        let mut machine = Machine { world, executor, now_ms: 0, capacity_bytes: None };
+        let mut machine =
+            Machine { world, executor, now_ms: 0, capacity_bytes: None, reserve_bytes: 0 };
         let directory = machine.world.directory();
         machine.executor.run(async move {
             let data = directory.create("data").await.unwrap();
@@ -68,7 +88,7 @@ impl Machine {
             boot_id: self.world.boot_id(),
             capacity_bytes: self.capacity_bytes,
             grow_regions: 1,
-            space_reserve_bytes: 0,
+            space_reserve_bytes: self.reserve_bytes,
             sort_records_max: 100,
             ..OpenOptions::default()
         };

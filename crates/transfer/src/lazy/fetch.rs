@@ -18,6 +18,10 @@ const WINDOW: usize = 4;
 /// Without anything to fetch the connection ends after this long.
 const IDLE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(100);
+/// An origin that gave nothing of what a message asked for is left alone for this long but for what reads wait for; longer
+/// each time, until a cluster that it could not give would be asked for again.
+const REST_FIRST: Duration = Duration::from_secs(1);
+const REST_MAX: Duration = Duration::from_secs(5);
 
 /// What to fetch, and how.
 pub struct Fetching<'a> {
@@ -60,6 +64,9 @@ pub async fn fetch<D: Directory>(
             fetching,
             unpacker: Unpacker::new()?,
             coming: VecDeque::new(),
+            gave: false,
+            rest: Duration::ZERO,
+            rests_until: session.now(),
             moved: Moved { total: fetching.missing, ..Moved::default() },
         };
         filled = work.run(&mut session).await?;
@@ -101,6 +108,11 @@ struct Work<'a, D: Directory> {
     unpacker: Unpacker,
     /// What was asked for and did not come yet.
     coming: VecDeque<Missing>,
+    /// Something of the first of them.
+    gave: bool,
+    /// How long the background rested last, and until when, on the wire's clock.
+    rest: Duration,
+    rests_until: Duration,
     moved: Moved,
 }
 
@@ -131,7 +143,8 @@ impl<D: Directory> Work<'_, D> {
     /// Fills the window; true if nothing is missing.
     async fn ask(&mut self, session: &mut Session<'_>) -> Result<bool> {
         while self.coming.len() < WINDOW {
-            let background = (self.fetching.background)();
+            let rests = session.now() < self.rests_until;
+            let background = !rests && (self.fetching.background)();
             let image = self.fetching.image;
             match self.pool.next_fetch(image, BATCH_CLUSTERS, background).await? {
                 Fetch::Missing(missing) if missing.slots.is_empty() => {}
@@ -168,13 +181,25 @@ impl<D: Directory> Work<'_, D> {
             other => return Err(unexpected(&other, "Clusters")),
         };
         expected.slots.drain(..count);
+        self.gave |= refused < count;
         if expected.slots.is_empty() {
             self.coming.pop_front();
+            self.rest_unless_it_gave(session.now());
         }
         self.moved.done += (count - refused) as u64;
         self.moved.refused += refused as u64;
         session.moved(self.moved);
         Ok(())
+    }
+
+    /// All that one message asked for was answered.
+    fn rest_unless_it_gave(&mut self, now: Duration) {
+        if std::mem::take(&mut self.gave) {
+            (self.rest, self.rests_until) = (Duration::ZERO, now);
+        } else if now >= self.rests_until {
+            self.rest = (2 * self.rest).clamp(REST_FIRST, REST_MAX);
+            self.rests_until = now + self.rest;
+        }
     }
 }
 

@@ -11,13 +11,14 @@ use blockyard_block::{Error, ErrorKind, ImageId, Result};
 use blockyard_io::HostDirectory;
 use blockyard_pool::Volume;
 use blockyard_transfer::{
-    Account, Caller, DependantId, Direction, Failed, Wire, give_up, pull, pull_lazily, push,
+    Account, Caller, DependantId, Direction, Failed, Moved, Wire, give_up, pull, pull_lazily, push,
 };
 use pollster::block_on;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A transfer that was cut off is tried again until the peer has been out of reach, or given nothing, for this long.
+/// A transfer that was cut off is tried again until the peer has been out of reach, or nothing came of calling it, for this
+/// long.
 const RETRY_TIME: Duration = Duration::from_secs(600);
 const WAIT_FIRST: Duration = Duration::from_secs(1);
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -142,7 +143,7 @@ impl Moving<'_> {
 
     /// Tries until it is done, fails for good, or was tried for long enough.
     fn until_done(&mut self, source: Option<&Volume<HostDirectory>>) -> Result<Account, Failed> {
-        let (mut wait, mut came) = (WAIT_FIRST, Instant::now());
+        let mut patience = Patience::new();
         let (mut bytes_sent, mut bytes_received, mut clusters_sent) = (0, 0, 0);
         loop {
             let began = Instant::now();
@@ -160,37 +161,31 @@ impl Moving<'_> {
             };
             bytes_sent += failed.bytes_sent;
             bytes_received += failed.bytes_received;
-            clusters_sent += moved;
-            if moved > 0 {
-                (wait, came) = (WAIT_FIRST, Instant::now());
-            } else if failed.bytes_received > 0 {
-                // Lists, the search and verifying take their time.
-                came += began.elapsed();
-            }
-            let ends = self.job.is_cancelled() || came.elapsed() > RETRY_TIME;
-            if !failed.cut || ends {
+            clusters_sent += moved.done;
+            patience.note(began.elapsed(), failed.bytes_received > 0, moved.total);
+            if !failed.cut || self.job.is_cancelled() || patience.is_over() {
                 return Err(failed);
             }
             self.cuts += 1;
+            let wait = patience.next_wait();
             let (cuts, error, seconds) = (self.cuts, &failed.error, wait.as_secs());
             self.job.note(format!("cut off ({cuts}): {error}; it goes on in {seconds} s"));
             self.sleep(wait)?;
-            wait = (2 * wait).min(WAIT_MAX);
         }
     }
 
-    /// One call, and how many clusters came of it.
-    fn once(&mut self, source: Option<&Volume<HostDirectory>>) -> (Result<Account, Failed>, u64) {
+    /// One call, and what came of it.
+    fn once(&mut self, source: Option<&Volume<HostDirectory>>) -> (Result<Account, Failed>, Moved) {
         if self.origin.as_ref().is_some_and(|origin| self.is_shown(origin)) {
             // The call that showed it may have failed before that was durable.
             let durable = block_on(self.daemon.pool.make_durable());
-            return (durable.map(|()| Account::default()).map_err(Failed::from), 0);
+            return (durable.map(|()| Account::default()).map_err(Failed::from), Moved::default());
         }
         let (wire, peer) = match call(self.daemon, self.wanted) {
             Ok(called) => called,
             Err(error) => {
                 let cut = self.again && error.kind() == ErrorKind::Io;
-                return (Err(Failed::early(error, cut)), 0);
+                return (Err(Failed::early(error, cut)), Moved::default());
             }
         };
         let progress = OfJob::new(self.daemon, self.job, Some(peer));
@@ -201,7 +196,7 @@ impl Moving<'_> {
             (None, Some(origin)) => self.pull_lazily(wire, &caller, origin),
             (None, None) => block_on(pull(wire, &caller, &self.wanted.there, &self.wanted.here)),
         };
-        (done, progress.moved.get().done)
+        (done, progress.moved.get())
     }
 
     fn pull_lazily(
@@ -240,5 +235,81 @@ impl Moving<'_> {
         {
             block_on(give_up(wire, &self.daemon.pool, &self.wanted.there));
         }
+    }
+}
+
+/// How long a transfer that is cut off again and again is tried: as long as ever fewer clusters are missing. That some came
+/// proves nothing: a peer may give the same at each call, or what is of no use, and hang up.
+struct Patience {
+    wait: Duration,
+    /// Time in which nothing came.
+    idle: Duration,
+    /// The fewest clusters that were missing when a call came to move them.
+    missing: u64,
+}
+
+impl Patience {
+    fn new() -> Patience {
+        Patience { wait: WAIT_FIRST, idle: Duration::ZERO, missing: u64::MAX }
+    }
+
+    /// A call was cut off that took so long, and began to move so many clusters.
+    fn note(&mut self, took: Duration, heard: bool, missing: u64) {
+        if (1..self.missing).contains(&missing) {
+            *self = Patience { missing, ..Patience::new() };
+        } else if !heard {
+            // Else lists, the search and verifying take their time.
+            self.idle += took;
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.idle > RETRY_TIME
+    }
+
+    fn next_wait(&mut self) -> Duration {
+        let wait = self.wait;
+        self.idle += wait;
+        self.wait = (2 * wait).min(WAIT_MAX);
+        wait
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Patience, RETRY_TIME, WAIT_FIRST};
+    use std::time::Duration;
+
+    /// Calls until it is given up, if it is.
+    fn calls(missing: impl Fn(u64) -> u64) -> Option<u64> {
+        let mut patience = Patience::new();
+        (1..10_000).find(|call| {
+            patience.note(Duration::from_secs(5), true, missing(*call));
+            patience.next_wait();
+            patience.is_over()
+        })
+    }
+
+    #[test]
+    fn a_transfer_is_tried_for_as_long_as_ever_less_is_missing_and_not_for_ever() {
+        assert_eq!(calls(|call| 20_000 - call), None, "each call brings some");
+        let given_up = calls(|_| 1_000).unwrap();
+        assert!((20..40).contains(&given_up), "{given_up} calls that bring nothing");
+        let given_up = calls(|call| 1_000 + call % 2).unwrap();
+        assert!((20..40).contains(&given_up), "{given_up} calls that bring the same");
+        assert!(calls(|_| 0).is_some(), "no call comes that far");
+    }
+
+    #[test]
+    fn only_time_in_which_nothing_was_heard_counts() {
+        let mut patience = Patience::new();
+        patience.note(10 * RETRY_TIME, true, 7);
+        patience.note(10 * RETRY_TIME, true, 7);
+        assert!(!patience.is_over());
+        patience.note(2 * RETRY_TIME, false, 0);
+        assert!(patience.is_over());
+        patience.note(RETRY_TIME, true, 6);
+        assert!(!patience.is_over());
+        assert_eq!(patience.next_wait(), WAIT_FIRST);
     }
 }
