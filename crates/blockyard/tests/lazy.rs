@@ -303,6 +303,35 @@ fn what_was_read_first_at_the_origin_is_fetched_first() {
     host.end();
 }
 
+#[test]
+fn twenty_images_of_one_origin_are_read_while_all_are_filled_and_others_are_served_too() {
+    let bytes = content(7, 16);
+    let (origin, host) = origin_and_host(&bytes);
+    let names: Vec<String> = (0..20).map(|number| format!("web{number}")).collect();
+    // So slowly that none is filled meanwhile; a message takes 2 s.
+    let terms = ["--lazy", "--wait", "8", "--rate", "128K", "--compress", "none"];
+    for name in &names {
+        host.place.ok(&[&["pull", "origin/web", name][..], &terms].concat());
+    }
+    std::thread::scope(|scope| {
+        for (number, name) in names.iter().enumerate() {
+            let (host, bytes) = (&host, &bytes);
+            scope.spawn(move || {
+                let start = 14 * MIB + 8192 * number as u64;
+                let expected = &bytes[start as usize..][..4096];
+                assert!(plain(host, name).read(start..start + CLUSTER) == expected, "{name}");
+            });
+        }
+    });
+    origin.import("small", &content(8, 1));
+    host.place.ok(&["pull", "origin/small"]);
+    host.place.ok(&["image", "remove", "web0"]);
+    eventually("the origin hears of it", || dependants(&origin) == 19);
+    assert!(names[1..].iter().all(|name| missing(&host, name) > 0), "they are filled still");
+    host.end();
+    origin.end();
+}
+
 /// A root file system of busybox and a lot that a boot does not need, with what it needs scattered in it.
 fn root_file_system(host: &Host) -> Vec<u8> {
     let root = host.place.path("root");

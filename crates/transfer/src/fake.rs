@@ -157,7 +157,7 @@ pub(crate) fn called(
     fake: impl FnOnce(&mut Peer<'_>) + Send,
 ) -> Result<Account, Failed> {
     let allowed = Allowed { push: true, pull: true, images: Vec::new() };
-    let side = |wire| block_on(answer(wire, pool, &allowed, 1, &Unwatched, |_| {}, &NoOrigins));
+    let side = |wire| block_on(answer(wire, pool, &allowed, 1, &Unwatched, |_| Ok(()), &NoOrigins));
     converse(patience, side, fake)
 }
 

@@ -55,7 +55,7 @@ pub fn hear<D: Directory>(
     match side {
         Side::Called => {
             let allowed = Allowed { push: true, pull: true, images: Vec::new() };
-            block_on(answer(wire, pool, &allowed, 1, &Unwatched, |_| {}, &NoOrigins))
+            block_on(answer(wire, pool, &allowed, 1, &Unwatched, |_| Ok(()), &NoOrigins))
         }
         Side::Pushes(source) => block_on(push(wire, &caller, source, &ImageName::parse("there")?)),
         Side::Pulls(target) => block_on(pull(wire, &caller, target, target)),

@@ -232,15 +232,15 @@ pub async fn give_up<D: Directory>(wire: Wire, pool: &Arc<Pool<D>>, target: &Ima
     }
 }
 
-/// Does what a peer asks for over `wire`, if it is allowed to. `noted` is told what that is; `origins` keeps what
-/// dependants fetch.
+/// Does what a peer asks for over `wire`, if it is allowed to. `noted` is told what that is, and may refuse; `origins`
+/// keeps what dependants fetch.
 pub async fn answer<D: Directory>(
     wire: Wire,
     pool: &Arc<Pool<D>>,
     allowed: &Allowed,
     now_unix_s: u64,
     progress: &dyn Progress,
-    noted: impl FnOnce(&Order),
+    noted: impl FnOnce(&Order) -> Result<()>,
     origins: &dyn Origins<D>,
 ) -> Result<Account, Failed> {
     let mut session = Session::new(wire, progress);
@@ -253,7 +253,7 @@ async fn answer_in<D: Directory>(
     pool: &Arc<Pool<D>>,
     allowed: &Allowed,
     now_unix_s: u64,
-    noted: impl FnOnce(&Order),
+    noted: impl FnOnce(&Order) -> Result<()>,
     origins: &dyn Origins<D>,
 ) -> Result<Account> {
     session.send(hello(pool)?).await?;
@@ -262,7 +262,13 @@ async fn answer_in<D: Directory>(
         Message::Order(order) => order,
         other => return Err(unexpected(&other, "Order")),
     };
-    noted(&order);
+    if let Err(error) = noted(&order) {
+        // Others may have ended by then.
+        if error.kind() == ErrorKind::Busy {
+            session.may_be_asked_again();
+        }
+        return Err(error);
+    }
     // Whoever may do nothing with the image any more can still let go of it.
     if order.direction != Direction::Release && !allowed.names(&order.image) {
         let image = &order.image;

@@ -18,13 +18,35 @@ use std::time::{Duration, Instant};
 const FINISHED_KEPT: usize = 100;
 /// Jobs of users that run at the same time; more are refused.
 const RUNNING_MAX: usize = 16;
-/// What peers asked for has a bound of its own: they must not keep users from working.
-const ANSWERS_MAX: usize = 16;
 /// Images that are filled at the same time.
 const FILLS_MAX: usize = 1000;
 
 /// Of each job.
 const NOTES_KEPT: usize = 50;
+
+/// What a peer wants of a job. Each has places of its own, apart from those of users, and one peer has not all of them:
+/// none keeps users, other peers or its own releases from working.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// It has not said so yet, or lets go of something: that is short.
+    Briefly,
+    /// A push, a pull or a quote.
+    Transfer,
+    /// What an image lacks that is in use: until it is filled.
+    Fetch,
+}
+
+impl Asked {
+    /// Places in all, and how many of them one peer may take.
+    const fn places(self) -> (usize, usize) {
+        match self {
+            // More than peers have connections.
+            Asked::Briefly => (1000, 32),
+            Asked::Transfer => (16, 8),
+            Asked::Fetch => (512, 128),
+        }
+    }
+}
 
 /// All jobs of this run of the daemon.
 #[derive(Default)]
@@ -47,6 +69,10 @@ struct Shared {
     kind: JobKind,
     image: Option<String>,
     unit: ProgressUnit,
+    /// By what the peer is known that it is done for; none at the end of a pipe.
+    peer: Option<String>,
+    /// Of an answer.
+    asked: Mutex<Asked>,
     cancelled: AtomicBool,
     /// It was not cancelled, but the daemon goes away.
     stopping: AtomicBool,
@@ -61,6 +87,7 @@ struct Shared {
 /// A job as its own thread sees it.
 pub(crate) struct JobHandle {
     shared: Arc<Shared>,
+    jobs: Arc<Jobs>,
 }
 
 impl JobHandle {
@@ -96,6 +123,16 @@ impl JobHandle {
         self.shared.id
     }
 
+    /// Takes a place for what a peer asked for, in place of the one for asking. `Busy` if there is none.
+    pub(crate) fn take_place(&self, asked: Asked) -> Result<()> {
+        let table = lock(&self.jobs.table);
+        if *lock(&self.shared.asked) != asked {
+            table.check_places(asked, self.shared.peer.as_deref())?;
+            *lock(&self.shared.asked) = asked;
+        }
+        Ok(())
+    }
+
     /// How a transfer goes.
     pub(crate) fn set_transfer(&self, progress: TransferProgress) {
         *lock(&self.shared.transfer) = Some(progress);
@@ -122,6 +159,15 @@ impl Jobs {
         self.start_as(None, kind, image, unit, work)
     }
 
+    /// Does what a peer is about to ask for. `peer` is by what it is known.
+    pub(crate) fn start_answer(
+        self: &Arc<Self>,
+        peer: Option<String>,
+        work: impl FnOnce(&JobHandle) -> Result<JobReport> + Send + 'static,
+    ) -> Result<Job> {
+        self.spawn(self.register(None, JobKind::Answer, None, ProgressUnit::Bytes, peer)?, work)
+    }
+
     /// The same; a job of a former run goes on with the number that it had.
     pub(crate) fn start_as(
         self: &Arc<Self>,
@@ -131,15 +177,21 @@ impl Jobs {
         unit: ProgressUnit,
         work: impl FnOnce(&JobHandle) -> Result<JobReport> + Send + 'static,
     ) -> Result<Job> {
-        let shared = self.register(id, kind, image, unit)?;
-        let jobs = Arc::clone(self);
-        let handle = JobHandle { shared: Arc::clone(&shared) };
+        self.spawn(self.register(id, kind, image, unit, None)?, work)
+    }
+
+    fn spawn(
+        self: &Arc<Self>,
+        shared: Arc<Shared>,
+        work: impl FnOnce(&JobHandle) -> Result<JobReport> + Send + 'static,
+    ) -> Result<Job> {
+        let handle = JobHandle { shared: Arc::clone(&shared), jobs: Arc::clone(self) };
         let spawned = thread::Builder::new().name(format!("job {}", shared.id)).spawn(move || {
             // A panic here is a bug of ours; the daemon and its guests outlive it.
             let outcome = catch_unwind(AssertUnwindSafe(|| work(&handle))).unwrap_or_else(|_| {
                 Err(Error::new(ErrorKind::Io, "the job ended by a bug; see the daemon's log"))
             });
-            jobs.finish(&handle.shared, outcome);
+            handle.jobs.finish(&handle.shared, outcome);
         });
         if let Err(error) = spawned {
             lock(&self.table).jobs.remove(&shared.id);
@@ -213,12 +265,17 @@ impl Jobs {
         kind: JobKind,
         image: Option<&str>,
         unit: ProgressUnit,
+        peer: Option<String>,
     ) -> Result<Arc<Shared>> {
         let mut table = lock(&self.table);
         if table.stopping {
             return Err(Error::new(ErrorKind::ShutDown, "the daemon is going away"));
         }
-        table.check_room(kind)?;
+        match class(kind) {
+            Class::Peer => table.check_places(Asked::Briefly, peer.as_deref())?,
+            Class::Fill => table.check_room(kind, FILLS_MAX, "images are being filled:")?,
+            Class::User => table.check_room(kind, RUNNING_MAX, "jobs")?,
+        }
         let id = id.unwrap_or(table.last_id + 1);
         table.last_id = table.last_id.max(id);
         let shared = Arc::new(Shared {
@@ -226,6 +283,8 @@ impl Jobs {
             kind,
             image: image.map(str::to_owned),
             unit,
+            peer,
+            asked: Mutex::new(Asked::Briefly),
             cancelled: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             done: AtomicU64::new(0),
@@ -256,18 +315,27 @@ impl Table {
         self.jobs.values().filter(|shared| !shared.has_ended()).count()
     }
 
-    fn check_room(&self, kind: JobKind) -> Result<()> {
+    fn check_room(&self, kind: JobKind, most: usize, what: &str) -> Result<()> {
         let running = self.beside(kind).filter(|other| !other.has_ended()).count();
-        let (most, what) = match class(kind) {
-            Class::Peer => (ANSWERS_MAX, "transfers of peers"),
-            Class::Fill => (FILLS_MAX, "images are being filled:"),
-            Class::User => (RUNNING_MAX, "jobs"),
-        };
-        if running < most {
-            return Ok(());
+        match running < most {
+            true => Ok(()),
+            false => Err(no_place(&format!("{most} {what}"))),
         }
-        let message = format!("{most} {what} run already; wait for one to end");
-        Err(Error::new(ErrorKind::Busy, message))
+    }
+
+    /// Places for what `peer` asks for.
+    fn check_places(&self, asked: Asked, peer: Option<&str>) -> Result<()> {
+        let takes_one = |other: &&Arc<Shared>| !other.has_ended() && *lock(&other.asked) == asked;
+        let taken: Vec<_> = self.beside(JobKind::Answer).filter(takes_one).collect();
+        let of_peer = taken.iter().filter(|other| other.peer.as_deref() == peer).count();
+        let (most, most_of_peer) = asked.places();
+        if taken.len() >= most {
+            return Err(no_place(&format!("{most} transfers of peers")));
+        }
+        match peer.is_none() || of_peer < most_of_peer {
+            true => Ok(()),
+            false => Err(no_place(&format!("{most_of_peer} transfers of this peer"))),
+        }
     }
 
     /// Jobs of users, those that peers asked for, or fills: whichever `kind` is.
@@ -360,6 +428,10 @@ fn activity(job: &Job) -> String {
         }
         None => format!("{kind}{image}"),
     }
+}
+
+fn no_place(taken: &str) -> Error {
+    Error::new(ErrorKind::Busy, format!("{taken} run already; wait for one to end"))
 }
 
 fn no_job(id: u64) -> Error {

@@ -9,7 +9,7 @@ pub(crate) use pipe::{Call, WireToCome, answer_through, call_through};
 
 use crate::daemon::Daemon;
 use crate::daemon::dependants::OfPeer;
-use crate::daemon::jobs::JobHandle;
+use crate::daemon::jobs::{Asked, JobHandle};
 use crate::daemon::lazy;
 use crate::daemon::orders::KeptOrder;
 use crate::daemon::peers::id_of;
@@ -277,6 +277,7 @@ impl Host for Answers {
                 "this peer may neither push nor pull here",
             ));
         }
+        let known_by = peer.to_string();
         // It is given back if no job can be started.
         let wire = Arc::new(Mutex::new(Some(wire)));
         let take =
@@ -286,7 +287,7 @@ impl Host for Answers {
             Some(wire) => run_answer(&daemon, Some(peer), &name, &allowed, wire, job),
             None => Err(Error::new(ErrorKind::Io, "the call is gone")),
         };
-        let started = self.daemon.jobs.start(JobKind::Answer, None, ProgressUnit::Bytes, work);
+        let started = self.daemon.jobs.start_answer(Some(known_by), work);
         if let Err(error) = started
             && let Some(wire) = take(&wire)
         {
@@ -310,6 +311,11 @@ fn run_answer(
     let progress = OfJob::new(daemon, job, peer.clone());
     let quote = Cell::new(false);
     let noted = |order: &Order| {
+        job.take_place(match order.direction {
+            Direction::Push | Direction::Pull => Asked::Transfer,
+            Direction::Fetch => Asked::Fetch,
+            Direction::Release => Asked::Briefly,
+        })?;
         quote.set(order.quote);
         let verb = match order.direction {
             Direction::Push => "sends",
@@ -320,6 +326,7 @@ fn run_answer(
         let wants = if order.quote { "asks about" } else { verb };
         tracing::info!(peer = name, image = %order.image, "{wants}");
         job.note(format!("{name} {wants} {}", order.image));
+        Ok(())
     };
     let of_peer = peer.map(|known_by| OfPeer { daemon, known_by, peer: name });
     let origins: &dyn Origins<HostDirectory> = match &of_peer {

@@ -75,7 +75,7 @@ fn push_over(
         let allowed = Allowed { push: true, ..Allowed::default() };
         let answering = scope.spawn(move || {
             let theirs = theirs.with_patience(patience.0, patience.1).with_threads(threads);
-            block_on(answer(theirs, to, &allowed, 1, &Unwatched, |_| {}, &NoOrigins))
+            block_on(answer(theirs, to, &allowed, 1, &Unwatched, |_| Ok(()), &NoOrigins))
         });
         let caller = Caller {
             pool: from,

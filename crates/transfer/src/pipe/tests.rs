@@ -33,7 +33,8 @@ fn an_image_crosses_a_pipe() {
     let allowed = Allowed { push: true, ..Allowed::default() };
     let account = thread::scope(|scope| {
         scope.spawn(|| {
-            block_on(answer(other, &to.pool, &allowed, 1, &Unwatched, |_| {}, &NoOrigins)).unwrap()
+            block_on(answer(other, &to.pool, &allowed, 1, &Unwatched, |_| Ok(()), &NoOrigins))
+                .unwrap()
         });
         block_on(push(one, &caller, &source, &image("there"))).unwrap()
     });

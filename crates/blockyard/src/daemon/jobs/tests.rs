@@ -1,6 +1,6 @@
 //! Jobs end, are told apart, are cancelled and forgotten.
 
-use super::{ANSWERS_MAX, FINISHED_KEPT, Jobs, RUNNING_MAX};
+use super::{Asked, FINISHED_KEPT, JobHandle, Jobs, RUNNING_MAX};
 use blockyard_api::{JobKind, JobReport, JobState, ProgressUnit, ScrubReport};
 use blockyard_block::{Error, ErrorKind};
 use std::sync::Arc;
@@ -19,23 +19,34 @@ fn report() -> JobReport {
 }
 
 fn start_endless(jobs: &Arc<Jobs>) -> Result<blockyard_api::Job, Error> {
-    start_endless_of(jobs, JobKind::Import)
+    jobs.start(JobKind::Import, Some("web"), ProgressUnit::Bytes, run_endless)
 }
 
-fn start_endless_of(jobs: &Arc<Jobs>, kind: JobKind) -> Result<blockyard_api::Job, Error> {
-    jobs.start(kind, Some("web"), ProgressUnit::Bytes, |job| {
-        job.set_total(100);
-        loop {
-            job.progress(50)?;
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    })
+fn run_endless(job: &JobHandle) -> Result<JobReport, Error> {
+    job.set_total(100);
+    loop {
+        job.progress(50)?;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// What a peer asks for, without end, once there is a place for it.
+fn start_asked(jobs: &Arc<Jobs>, peer: &str, asked: Asked) -> Result<(), ErrorKind> {
+    let (told, hear) = std::sync::mpsc::channel();
+    let started = jobs.start_answer(Some(peer.to_owned()), move |job| {
+        let placed = job.take_place(asked);
+        told.send(placed.as_ref().map(drop).map_err(Error::kind)).unwrap();
+        placed?;
+        run_endless(job)
+    });
+    started.map_err(|error| error.kind())?;
+    hear.recv().unwrap()
 }
 
 #[test]
 fn a_job_ends_with_its_report() {
     let jobs = Arc::<Jobs>::default();
-    let work = |_: &super::JobHandle| Ok(report());
+    let work = |_: &JobHandle| Ok(report());
     let job = jobs.start(JobKind::Scrub, None, ProgressUnit::Clusters, work).unwrap();
     let job = jobs.get(job.id, LONG).unwrap();
     assert_eq!((job.state, job.report), (JobState::Done, Some(report())));
@@ -44,11 +55,11 @@ fn a_job_ends_with_its_report() {
 #[test]
 fn a_failed_job_says_why_and_a_panic_is_a_failure() {
     let jobs = Arc::<Jobs>::default();
-    let fail = |_: &super::JobHandle| Err(Error::new(ErrorKind::NoSpace, "full"));
+    let fail = |_: &JobHandle| Err(Error::new(ErrorKind::NoSpace, "full"));
     let job = jobs.start(JobKind::Import, None, ProgressUnit::Bytes, fail).unwrap();
     let error = jobs.get(job.id, LONG).unwrap().error.unwrap();
     assert_eq!((error.kind.as_str(), error.message.as_str()), ("no space", "full"));
-    let panic = |_: &super::JobHandle| panic!("on purpose");
+    let panic = |_: &JobHandle| panic!("on purpose");
     let job = jobs.start(JobKind::Import, None, ProgressUnit::Bytes, panic).unwrap();
     assert_eq!(jobs.get(job.id, LONG).unwrap().state, JobState::Failed);
 }
@@ -78,7 +89,7 @@ fn too_many_jobs_at_once_are_refused_and_stopping_ends_all() {
 fn old_jobs_are_forgotten_and_unknown_ones_not_found() {
     let jobs = Arc::<Jobs>::default();
     for _ in 0..FINISHED_KEPT + 20 {
-        let work = |_: &super::JobHandle| Ok(report());
+        let work = |_: &JobHandle| Ok(report());
         let job = jobs.start(JobKind::Scrub, None, ProgressUnit::Clusters, work).unwrap();
         jobs.get(job.id, LONG).unwrap();
     }
@@ -93,16 +104,33 @@ fn what_peers_ask_for_takes_no_place_of_users() {
     let import = start_endless(&jobs).unwrap();
     jobs.cancel(import.id).unwrap();
     jobs.get(import.id, LONG).unwrap();
-    for _ in 0..FINISHED_KEPT + ANSWERS_MAX {
-        let ended = jobs.start(JobKind::Answer, None, ProgressUnit::Bytes, |_| Ok(report()));
+    for _ in 0..FINISHED_KEPT + RUNNING_MAX {
+        let ended = jobs.start_answer(None, |_| Ok(report()));
         jobs.get(ended.unwrap().id, LONG).unwrap();
     }
     jobs.get(import.id, Duration::ZERO).expect("peers make the daemon forget nobody else's jobs");
-    for _ in 0..ANSWERS_MAX {
-        start_endless_of(&jobs, JobKind::Answer).unwrap();
-    }
-    let refused = start_endless_of(&jobs, JobKind::Answer).unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::Busy);
+    let (most, of_peer) = Asked::Transfer.places();
+    (0..most).for_each(|number| {
+        start_asked(&jobs, ["a", "b"][number / of_peer], Asked::Transfer).unwrap();
+    });
+    assert_eq!(start_asked(&jobs, "c", Asked::Transfer), Err(ErrorKind::Busy));
     start_endless(&jobs).unwrap();
+    assert!(jobs.stop(LONG));
+}
+
+#[test]
+fn what_one_peer_asks_for_takes_no_place_of_others_nor_of_its_releases() {
+    let jobs = Arc::<Jobs>::default();
+    for asked in [Asked::Transfer, Asked::Fetch] {
+        let (_, of_peer) = asked.places();
+        (0..of_peer).for_each(|_| start_asked(&jobs, "a", asked).unwrap());
+        assert_eq!(start_asked(&jobs, "a", asked), Err(ErrorKind::Busy));
+        start_asked(&jobs, "b", asked).unwrap();
+        start_asked(&jobs, "a", Asked::Briefly).unwrap();
+    }
+    let (_, of_peer) = Asked::Briefly.places();
+    (0..of_peer).for_each(|_| start_asked(&jobs, "c", Asked::Briefly).unwrap());
+    assert_eq!(start_asked(&jobs, "c", Asked::Briefly), Err(ErrorKind::Busy));
+    start_asked(&jobs, "b", Asked::Briefly).unwrap();
     assert!(jobs.stop(LONG));
 }

@@ -56,7 +56,7 @@ pub(crate) fn answer_through(
     let answering = Arc::clone(daemon);
     let work =
         move |job: &JobHandle| run_answer(&answering, None, THERE, &allowed, come(&pipe)?, job);
-    daemon.jobs.start(JobKind::Answer, None, ProgressUnit::Bytes, work)
+    daemon.jobs.start_answer(None, work)
 }
 
 fn come(pipe: &WireToCome) -> Result<Wire> {
