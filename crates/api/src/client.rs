@@ -144,6 +144,12 @@ impl Client {
         self.post(&image_path(name, "/fill"), &())
     }
 
+    /// Removes what is kept for an image of a peer.
+    pub fn remove_dependant(&mut self, name: &str, id: &str) -> Result<()> {
+        let path = escaped(&image_path(name, "/dependants/"), id, "");
+        self.connection.request("DELETE", &path, None).map(drop)
+    }
+
     /// Where the image is read first; with an order, begins, ends or forgets the record of it.
     pub fn image_profile(
         &mut self,

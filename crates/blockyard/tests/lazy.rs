@@ -239,6 +239,46 @@ fn an_origin_keeps_what_is_needed_and_its_image_until_it_is_forced() {
 }
 
 #[test]
+fn a_peer_that_may_do_nothing_any_more_still_lets_go() {
+    let (origin, host) = origin_and_host(&content(9, 4));
+    host.place.ok(&["pull", "origin/web", "--lazy", "--no-fill"]);
+    origin.place.ok(&["peer", "remove", "host"]);
+    origin.knows("host", &host, &[]);
+    let refused = host.refused(&["pull", "origin/web", "other"]);
+    assert!(refused.contains("may not pull"), "{refused}");
+    host.place.ok(&["image", "remove", "web"]);
+    eventually("the origin hears of it", || dependants(&origin) == 0);
+    origin.place.ok(&["image", "remove", "web"]);
+    origin.end();
+    host.end();
+}
+
+#[test]
+fn one_dependant_that_never_comes_back_can_be_removed() {
+    let bytes = content(10, 4);
+    let (origin, host) = origin_and_host(&bytes);
+    host.place.ok(&["pull", "origin/web", "--lazy", "--no-fill", "--wait", "1"]);
+    let gone = info(&origin, "web")["dependants"][0]["id"].as_str().unwrap().to_owned();
+    host.place.ok(&["pull", "origin/web", "second", "--lazy", "--no-fill"]);
+    assert!(origin.place.ok(&["image", "info", "web"]).contains(&gone));
+    origin.place.ok(&["image", "remove-dependant", "web", &gone]);
+    let unknown = origin.refused(&["image", "remove-dependant", "web", &gone]);
+    assert!(unknown.contains("image info"), "{unknown}");
+    assert_eq!(dependants(&origin), 1);
+    let mut client = plain(&host, "web");
+    eventually("it is lost to that", || {
+        client.ask(Command::Read, 2 * MIB..2 * MIB + CLUSTER, &[]) == EIO
+    });
+    drop(client);
+    assert!(plain(&host, "second").read(0..MIB) == bytes[..MIB as usize]);
+    host.place.ok(&["image", "remove", "web"]);
+    host.place.ok(&["image", "remove", "second"]);
+    eventually("the origin hears of it", || dependants(&origin) == 0);
+    origin.end();
+    host.end();
+}
+
+#[test]
 fn wrong_data_of_an_origin_is_neither_kept_nor_returned() {
     let bytes = content(5, 4);
     let (mut origin, host) = origin_and_host(&bytes);

@@ -12,6 +12,7 @@ mod list;
 mod map;
 mod profile;
 mod remove;
+mod remove_dependant;
 mod rename;
 mod resize;
 mod snapshot;
@@ -35,6 +36,7 @@ pub(crate) enum Command {
     Rename(rename::Flags),
     Resize(resize::Flags),
     Remove(remove::Flags),
+    RemoveDependant(remove_dependant::Flags),
     Diff(diff::Flags),
     Digest(digest::Flags),
     Map(map::Flags),
@@ -55,6 +57,7 @@ pub(crate) fn run(command: &Command, session: &Session) -> Result<()> {
         Command::Rename(flags) => rename::run(flags, session),
         Command::Resize(flags) => resize::run(flags, session),
         Command::Remove(flags) => remove::run(flags, session),
+        Command::RemoveDependant(flags) => remove_dependant::run(flags, session),
         Command::Diff(flags) => diff::run(flags, session),
         Command::Digest(flags) => digest::run(flags, session),
         Command::Map(flags) => map::run(flags, session),

@@ -81,6 +81,7 @@ fn documented() -> OpenApiRouter<Arc<Daemon>> {
         .routes(routes!(images::tree))
         .routes(routes!(images::get, images::remove))
         .routes(routes!(images::fill))
+        .routes(routes!(images::remove_dependant))
         .routes(routes!(images::profile, images::order_profile))
         .routes(routes!(images::rename))
         .routes(routes!(images::resize))

@@ -2,7 +2,8 @@
 //! `dependants.json`.
 //!
 //! The snapshot is durable before it is listed, and listed before the peer hears of it. A snapshot that no list names is
-//! removed at the next start. A dependant goes when its peer lets go of it, or when its image is removed by force.
+//! removed at the next start. A dependant goes when its peer lets go of it, when its image is removed by force, or when a
+//! user removes it.
 
 use crate::daemon::Daemon;
 use crate::daemon::engine::HostPool;
@@ -72,7 +73,7 @@ impl Dependants {
         let Some(first) = dependants.first() else { return Ok(()) };
         let (count, peer) = (dependants.len(), &first.peer);
         let message = format!(
-            "{count} images of peers ({peer} has the first) are filled from {name}: wait until they are, or use --force, and what they lack is lost to them"
+            "{count} images of peers ({peer} has the first) are filled from {name}: wait until they are, or remove those that `image info` shows and that never come back with `image remove-dependant`, or all with --force: what they lack is lost to them"
         );
         Err(Error::new(ErrorKind::Busy, message))
     }
@@ -80,6 +81,17 @@ impl Dependants {
     /// Forgets all of an image, with what was kept for them.
     pub(crate) fn forget_image(&self, pool: &HostPool, image: ImageId) -> Result<()> {
         self.forget(pool, |dependant| dependant.image == image.0)
+    }
+
+    /// Forgets one that does not come back, with what was kept for it.
+    pub(crate) fn remove(&self, pool: &HostPool, image: ImageId, id: &str) -> Result<()> {
+        if !self.of_image(image).iter().any(|dependant| dependant.id == id) {
+            let message = format!(
+                "no dependant has the id {id}: `blockyard image info` shows those there are"
+            );
+            return Err(Error::new(ErrorKind::NotFound, message));
+        }
+        self.forget(pool, |dependant| dependant.image == image.0 && dependant.id == id)
     }
 
     /// Forgets those of images that are gone, which a crash left.
@@ -185,7 +197,7 @@ impl Origins<HostDirectory> for OfPeer<'_> {
         let gone = || {
             Error::new(
                 ErrorKind::NotFound,
-                "nothing is kept for this image any more: it was removed there by force",
+                "nothing is kept for this image any more: it, or its dependant, was removed there",
             )
         };
         let found = self.find(&list, image, &id).ok_or_else(gone)?;

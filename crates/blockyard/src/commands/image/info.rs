@@ -42,7 +42,7 @@ fn table(image: &Image) -> String {
     }
     for dependant in &image.dependants {
         let since = utc(dependant.since_unix_s);
-        rows.pair("dependant", format!("{}, since {since}", dependant.peer));
+        rows.pair("dependant", format!("{}, since {since}, {}", dependant.peer, dependant.id));
     }
     if image.clients.is_empty() {
         rows.pair("clients", "none");

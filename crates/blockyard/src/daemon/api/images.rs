@@ -141,6 +141,23 @@ fn remove_image(daemon: &Daemon, name: &ImageName, force: bool) -> Result<()> {
     daemon.dependants.forget_image(&daemon.pool, id)
 }
 
+/// Removes what is kept for an image of a peer that never comes back: what that lacks is lost to it.
+#[utoipa::path(delete, path = "/v1/images/{name}/dependants/{id}",
+    params(("name" = String, Path), ("id" = String, Path)),
+    responses((status = 204), (status = "4XX", body = ErrorBody)))]
+pub(super) async fn remove_dependant(
+    State(daemon): Shared,
+    InPath((name, id)): InPath<(String, String)>,
+) -> Result<StatusCode, Failure> {
+    let name = image_name(&name)?;
+    let removed = blocking(daemon, move |daemon| {
+        let image = daemon.pool.image(&name)?.id;
+        daemon.dependants.remove(&daemon.pool, image, &id)
+    });
+    removed.await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 /// Where the image is read first, by a record that is being made or was kept.
 #[utoipa::path(get, path = "/v1/images/{name}/profile", params(("name" = String, Path)),
     responses((status = 200, body = ImageProfile), (status = "4XX", body = ErrorBody)))]
