@@ -4,9 +4,12 @@
 mod support;
 
 use blockyard_faulty::Random;
-use serde_json::Value;
+use blockyard_transfer::{Identity, PeerId, Wire};
+use serde_json::{Value, json};
+use std::net::TcpListener;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use support::eventually;
 use support::guest::{Guest, has_guest};
@@ -251,6 +254,66 @@ fn a_peer_that_may_do_nothing_any_more_still_lets_go() {
     origin.place.ok(&["image", "remove", "web"]);
     origin.end();
     host.end();
+}
+
+/// A peer of everybody that takes calls and says nothing.
+#[derive(Default)]
+struct Silent {
+    wires: Mutex<Vec<Wire>>,
+}
+
+impl blockyard_transfer::Host for Silent {
+    fn is_listed(&self, _peer: &PeerId) -> bool {
+        true
+    }
+
+    fn names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn answer(&self, _peer: PeerId, wire: Wire) {
+        self.wires.lock().unwrap().push(wire);
+    }
+
+    fn refused(&self, _address: &str, _why: &str) {}
+}
+
+#[test]
+fn an_origin_that_does_not_go_on_holds_up_what_others_are_to_be_told_only_for_a_moment() {
+    let (origin, mut host) = origin_and_host(&content(11, 4));
+    host.place.ok(&["pull", "origin/web", "--lazy", "--no-fill"]);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let identity = Identity::from_pem(&Identity::generate_pem().unwrap()).unwrap();
+    let fingerprint = identity.fingerprint().to_string();
+    let silent = Arc::new(Silent::default());
+    let serving = Arc::clone(&silent);
+    runtime.spawn(async move {
+        let never = std::future::pending();
+        let _ = blockyard_transfer::serve(listener, &identity, None, serving, never).await; // ends with the test
+    });
+    host.knows_at("silent", &address, &fingerprint, &[]);
+    // As if three images had been pulled from it before.
+    host.daemon.take().unwrap().stop();
+    let list = host.place.pool().join("origins.json");
+    let mut debts: Vec<Value> = serde_json::from_slice(&std::fs::read(&list).unwrap()).unwrap();
+    for number in 0..3 {
+        let dependant = format!("{number:032}");
+        let debt = json!({
+            "peer": "silent", "source": "web", "dependant": dependant, "fill": false
+        });
+        debts.insert(0, debt);
+    }
+    std::fs::write(&list, serde_json::to_vec(&debts).unwrap()).unwrap();
+    restart(&mut host);
+    eventually("the silent one is called", || !silent.wires.lock().unwrap().is_empty());
+    let started = Instant::now();
+    host.place.ok(&["image", "remove", "web"]);
+    eventually("the origin hears of it", || dependants(&origin) == 0);
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    host.end();
+    origin.end();
 }
 
 #[test]

@@ -259,6 +259,11 @@ impl Jobs {
         true
     }
 
+    /// The daemon goes away.
+    pub(crate) fn is_stopping(&self) -> bool {
+        lock(&self.table).stopping
+    }
+
     fn register(
         &self,
         id: Option<u64>,

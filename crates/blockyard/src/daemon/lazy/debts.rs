@@ -5,15 +5,17 @@ use crate::daemon::Daemon;
 use crate::daemon::storage::now_unix_s;
 use crate::daemon::transfers::dial;
 use blockyard_block::{Error, ErrorKind, ImageName, Result};
-use blockyard_transfer::{Caller, DependantId, Terms, Unwatched, not_needed, release};
+use blockyard_transfer::{Caller, DependantId, Moved, Progress, Terms, not_needed, release};
 use pollster::block_on;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A peer that cannot be told is called again after this long.
 const AGAIN: Duration = Duration::from_secs(10);
+/// One that does not go on holds up what others are to be told for this long, once in a round.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Looks now and then while there are some; ends with the runtime.
 pub(crate) async fn watch_debts(daemon: Arc<Daemon>) {
@@ -49,8 +51,15 @@ fn pay(daemon: &Daemon, mut tried: BTreeMap<String, Instant>) -> BTreeMap<String
     let Ok(due) = block_on(not_needed(&daemon.pool, asked, ordered, of_origin)) else {
         return tried;
     };
+    let mut failing: BTreeSet<&str> = BTreeSet::new();
     for debt in debts.iter().filter(|debt| ids(debt).is_some_and(|id| due.contains(&id))) {
+        if daemon.jobs.is_stopping() {
+            break;
+        }
         tried.insert(debt.dependant.clone(), Instant::now());
+        if failing.contains(debt.peer.as_str()) {
+            continue;
+        }
         let told = tell(daemon, &debt.peer, &debt.source, &debt.dependant);
         match told {
             Ok(()) => {
@@ -62,7 +71,13 @@ fn pay(daemon: &Daemon, mut tried: BTreeMap<String, Instant>) -> BTreeMap<String
                     tracing::warn!(%error, "what a peer was told cannot be noted");
                 }
             }
-            Err(error) => tracing::debug!(peer = debt.peer, %error, "not told to let go"),
+            Err(error) => {
+                tracing::debug!(peer = debt.peer, %error, "not told to let go");
+                // What it has against this one may not hold for the next.
+                if error.kind() == ErrorKind::Io {
+                    failing.insert(&debt.peer);
+                }
+            }
         }
     }
     tried.retain(|id, _| debts.iter().any(|debt| debt.dependant == *id));
@@ -72,6 +87,7 @@ fn pay(daemon: &Daemon, mut tried: BTreeMap<String, Instant>) -> BTreeMap<String
 fn tell(daemon: &Daemon, peer: &str, source: &str, dependant: &str) -> Result<()> {
     // A peer that is not known now may be about to be replaced: the debt stays.
     let (wire, _) = dial(daemon, peer)?;
+    let wire = wire.with_patience(PATIENCE, PATIENCE);
     let (source, id) = (ImageName::parse(source)?, DependantId::parse(dependant)?);
     let caller = Caller {
         pool: &daemon.pool,
@@ -79,10 +95,25 @@ fn tell(daemon: &Daemon, peer: &str, source: &str, dependant: &str) -> Result<()
         quote: false,
         again: false,
         now_unix_s: now_unix_s(),
-        progress: &Unwatched,
+        progress: &UntilStopped(daemon),
     };
     block_on(release(wire, &caller, &source, id)).map_err(|failed| match failed.error.kind() {
         ErrorKind::ShutDown => Error::new(ErrorKind::Io, "the peer goes away"),
         _ => failed.error,
     })
+}
+
+/// Nobody waits for it, but it ends with the daemon.
+struct UntilStopped<'a>(&'a Daemon);
+
+impl Progress for UntilStopped<'_> {
+    fn moved(&self, _moved: Moved) {}
+
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.0.jobs.is_stopping()
+    }
 }
