@@ -302,7 +302,9 @@ fn run_answer(
     wire: Wire,
     job: &JobHandle,
 ) -> Result<JobReport> {
-    let progress = OfJob::new(daemon, job, peer.clone());
+    // By the rights that are asked below: those there are now may be fewer already.
+    let known = Some((name.to_owned(), allowed.clone()));
+    let progress = OfJob { known, ..OfJob::new(daemon, job, peer.clone()) };
     let quote = Cell::new(false);
     let noted = |order: &Order| {
         job.take_place(match order.direction {
