@@ -2,7 +2,7 @@
 
 use crate::authority::Authority;
 use crate::identity::{Identity, PeerId};
-use crate::message::MESSAGE_BYTES_MAX;
+use crate::message::{MESSAGE_BYTES_MAX, Message};
 use crate::tls::client_config;
 use crate::v1;
 use crate::v1::transfer_client::TransferClient;
@@ -187,7 +187,7 @@ pub(crate) async fn pass_on(
             () = to.closed() => return,
         };
         let message = match message {
-            Ok(Some(message)) => Ok(message),
+            Ok(Some(message)) => Message::bounded(message),
             Ok(None) => return,
             Err(status) => Err(broken(&status)),
         };

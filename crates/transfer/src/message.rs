@@ -213,6 +213,20 @@ impl Message {
         v1::Message { kind: Some(kind) }
     }
 
+    /// What came, if it takes about as much memory as it took on the wire. To be asked before it waits anywhere: [`Message::decode`]
+    /// judges the rest when it is taken.
+    pub(crate) fn bounded(message: v1::Message) -> Result<v1::Message> {
+        match &message.kind {
+            Some(Kind::Summaries(summaries)) if summaries.indices.len() > SUMMARIES_MAX => {
+                Err(nonsense("too many extents"))
+            }
+            Some(Kind::Profile(profile)) if profile.runs.len() > PROFILE_RUNS_MAX => {
+                Err(nonsense("a profile without end"))
+            }
+            _ => Ok(message),
+        }
+    }
+
     pub(crate) fn decode(message: v1::Message) -> Result<Message> {
         let Some(kind) = message.kind else { return Err(nonsense("an empty message")) };
         Ok(match kind {

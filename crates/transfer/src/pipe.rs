@@ -3,7 +3,7 @@
 //!
 //! No certificate is asked here: who may speak through the stream is the business of whoever opened it.
 
-use crate::message::MESSAGE_BYTES_MAX;
+use crate::message::{MESSAGE_BYTES_MAX, Message};
 use crate::v1;
 use crate::wire::{QUEUE, Wire};
 use blockyard_block::{Error, ErrorKind, Result};
@@ -159,7 +159,8 @@ async fn read_message(from: &mut (impl AsyncRead + Unpin)) -> Result<Option<v1::
         Err(error) => return Err(broken(error)),
     }
     let garbled = |error| Error::new(ErrorKind::Io, format!("what came is garbled: {error}"));
-    v1::Message::decode(Bytes::from(bytes)).map(Some).map_err(garbled)
+    let message = v1::Message::decode(Bytes::from(bytes)).map_err(garbled)?;
+    Message::bounded(message).map(Some)
 }
 
 fn broken(error: io::Error) -> Error {

@@ -1,4 +1,5 @@
-//! Answering peers. TLS comes first: whoever is not listed gets no further than its handshake.
+//! Answering peers. TLS comes first: whoever is not listed gets no further than its handshake. A connection carries one
+//! call, has a place of its peer as long as it is there, and does not outlive its conversation for long.
 
 use crate::authority::Authority;
 use crate::client::pass_on;
@@ -10,17 +11,18 @@ use crate::v1::transfer_server::{Transfer, TransferServer};
 use crate::wire::{FRAME_BYTES, QUEUE, WINDOW_BYTES, Wire};
 use blockyard_block::{Error, Result};
 use rustls::pki_types::UnixTime;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::StreamExt;
@@ -36,8 +38,14 @@ const HANDSHAKES_MAX: usize = 32;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 const LAST_READS: usize = 16;
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
-/// Calls on one connection at the same time.
-const CALLS_MAX: u32 = 8;
+/// Calls on one connection.
+const CALLS_MAX: u32 = 1;
+/// Connections at the same time: more are closed. What waits to be sent on one takes some 5 MiB at worst.
+const CONNECTIONS_MAX: usize = 640;
+const CONNECTIONS_OF_PEER_MAX: usize = 176;
+/// A connection on which nobody calls, or whose conversation has ended, is closed after this long. A peer that takes nothing
+/// more would have what waits for it be kept.
+const QUIET_MAX: Duration = Duration::from_secs(10);
 
 /// Who knows the peers, and does what they ask for.
 pub trait Host: Send + Sync + 'static {
@@ -81,7 +89,7 @@ pub async fn serve<H: Host>(
     let judge = Arc::new(Judge::new(Arc::new(AsListed(Arc::clone(&host))), authority)?);
     let config = server_config(identity, &judge)?;
     let (accepted, connections) = mpsc::channel(1);
-    let door = Door { acceptor: Arc::new(config).into(), judge };
+    let door = Door { acceptor: Arc::new(config).into(), judge, places: Arc::default() };
     let accepting = accept(listener, door, Arc::clone(&host), accepted);
     let service = TransferServer::new(Service { host })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -109,6 +117,46 @@ pub async fn serve<H: Host>(
 struct Door {
     acceptor: TlsAcceptor,
     judge: Arc<Judge>,
+    places: Arc<Places>,
+}
+
+/// How many connections each peer has.
+#[derive(Default)]
+struct Places {
+    taken: Mutex<BTreeMap<String, usize>>,
+}
+
+impl Places {
+    fn take(self: &Arc<Self>, peer: &PeerId) -> io::Result<Place> {
+        let (mut taken, peer) = (self.lock(), peer.to_string());
+        let of_peer = taken.get(&peer).copied().unwrap_or(0);
+        if of_peer >= CONNECTIONS_OF_PEER_MAX || taken.values().sum::<usize>() >= CONNECTIONS_MAX {
+            let message = format!("too many connections: {of_peer} of this peer are open");
+            return Err(io::Error::other(message));
+        }
+        taken.insert(peer.clone(), of_peer + 1);
+        Ok(Place { places: Arc::clone(self), peer })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Is given back when dropped.
+struct Place {
+    places: Arc<Places>,
+    peer: String,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.lock();
+        let left = taken.remove(&self.peer).unwrap_or(0).saturating_sub(1);
+        if left > 0 {
+            taken.insert(self.peer.clone(), left);
+        }
+    }
 }
 
 async fn accept<H: Host>(
@@ -125,7 +173,7 @@ async fn accept<H: Host>(
             Err(error) => {
                 // Out of descriptors, say: others may end soon.
                 host.refused("nobody", &error.to_string());
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
@@ -158,7 +206,15 @@ async fn shake(door: Door, stream: TcpStream) -> io::Result<Connection> {
         shown.ok_or_else(|| io::Error::other("no certificate was shown"))?;
     let who = door.judge.who(certificate, intermediates, UnixTime::now());
     let peer = who.map_err(io::Error::other)?;
-    Ok(Connection { stream, peer })
+    let place = door.places.take(&peer)?;
+    let (open, ended) = oneshot::channel();
+    let caller = Caller { peer, open: Arc::new(Mutex::new(Some(open))) };
+    let quiet = caller.clone();
+    tokio::spawn(async move {
+        sleep(QUIET_MAX).await;
+        drop(quiet.take());
+    });
+    Ok(Connection { stream, caller, ended: Some(ended), _place: place })
 }
 
 /// Takes what a caller says until it hangs up: closed before that was read, the connection is reset, and the reason that was
@@ -177,14 +233,42 @@ async fn let_hear(mut stream: TcpStream) -> io::Result<()> {
 /// A connection of a peer that has shown who it is.
 struct Connection {
     stream: TlsStream<TcpStream>,
+    caller: Caller,
+    /// Ready when what keeps it open is dropped; none when that was seen.
+    ended: Option<oneshot::Receiver<()>>,
+    _place: Place,
+}
+
+/// Who calls, and what keeps the connection open: the one call takes it.
+#[derive(Clone)]
+struct Caller {
     peer: PeerId,
+    open: Arc<Mutex<Option<oneshot::Sender<()>>>>,
+}
+
+impl Caller {
+    fn take(&self) -> Option<oneshot::Sender<()>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Connection {
+    fn check_open(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if let Some(ended) = &mut self.ended
+            && Pin::new(ended).poll(context).is_pending()
+        {
+            return Ok(());
+        }
+        self.ended = None;
+        Err(io::ErrorKind::ConnectionAborted.into())
+    }
 }
 
 impl Connected for Connection {
-    type ConnectInfo = PeerId;
+    type ConnectInfo = Caller;
 
-    fn connect_info(&self) -> PeerId {
-        self.peer.clone()
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
     }
 }
 
@@ -194,6 +278,7 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.check_open(context)?;
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
@@ -204,6 +289,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.check_open(context)?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -212,6 +298,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.check_open(context)?;
         Pin::new(&mut self.stream).poll_write_vectored(context, parts)
     }
 
@@ -220,10 +307,12 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check_open(context)?;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check_open(context)?;
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
@@ -242,15 +331,26 @@ impl<H: Host> Transfer for Service<H> {
         &self,
         request: Request<Streaming<v1::Message>>,
     ) -> Result<Response<Answers>, Status> {
-        let peer = request.extensions().get::<PeerId>().cloned();
-        // A peer that was removed keeps its connection, but nothing is answered on it.
-        let Some(peer) = peer.filter(|peer| self.host.is_listed(peer)) else {
+        let caller = request.extensions().get::<Caller>().cloned();
+        // A peer that was removed keeps its connection for a moment, but nothing is answered on it.
+        let Some(caller) = caller.filter(|caller| self.host.is_listed(&caller.peer)) else {
             return Err(Status::permission_denied("this certificate is not that of a peer"));
+        };
+        let Some(open) = caller.take() else {
+            return Err(Status::resource_exhausted("a connection carries one call"));
         };
         let (outgoing, answers) = mpsc::channel(QUEUE);
         let (to_wire, incoming) = mpsc::channel(QUEUE);
-        tokio::spawn(pass_on(request.into_inner(), to_wire));
-        self.host.answer(peer, Wire::new(&Handle::current(), outgoing, incoming));
+        tokio::spawn(async move {
+            pass_on(request.into_inner(), to_wire).await;
+            // The last that was said is still to be taken.
+            sleep(QUIET_MAX).await;
+            drop(open);
+        });
+        self.host.answer(caller.peer, Wire::new(&Handle::current(), outgoing, incoming));
         Ok(Response::new(Box::pin(ReceiverStream::new(answers).map(Ok))))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -356,7 +356,9 @@ impl Session<'_> {
 
     /// A failure that the peer tells is an error here.
     fn understand(&mut self, message: Result<v1::Message>) -> Result<Message> {
-        let message = message.inspect_err(|_| self.cut = true)?;
+        // Nonsense is no fault of the line.
+        let message =
+            message.inspect_err(|error| self.cut = error.kind() != ErrorKind::InvalidArgument)?;
         self.wire.bytes_received += message.encoded_len() as u64;
         match Message::decode(message)? {
             Message::Failure { kind, message, again } => {

@@ -1,6 +1,6 @@
 //! What a message becomes on the wire and back, and that nonsense is refused.
 
-use super::{Message, SlotBits};
+use super::{Message, PROFILE_RUNS_MAX, SUMMARIES_MAX, SlotBits};
 use crate::v1;
 use crate::v1::message::Kind;
 use blockyard_block::{ContentHash, Error, ErrorKind};
@@ -112,4 +112,17 @@ fn what_contradicts_itself_is_refused() {
         assert!(refused.is_err(), "message {number} was taken");
     }
     assert!(Message::decode(v1::Message { kind: None }).is_err());
+}
+
+#[test]
+fn what_is_larger_in_memory_than_on_the_wire_does_not_wait() {
+    let summaries = |count| {
+        let indices = vec![0; count];
+        let summaries = v1::Summaries { indices, summaries: Bytes::new(), last: false };
+        v1::Message { kind: Some(Kind::Summaries(summaries)) }
+    };
+    assert!(Message::bounded(summaries(SUMMARIES_MAX)).is_ok());
+    assert!(Message::bounded(summaries(SUMMARIES_MAX + 1)).is_err());
+    let profile = v1::Profile { runs: vec![0; PROFILE_RUNS_MAX + 1] };
+    assert!(Message::bounded(v1::Message { kind: Some(Kind::Profile(profile)) }).is_err());
 }
