@@ -3,7 +3,6 @@
 
 use crate::authority::Authority;
 use crate::client::pass_on;
-use crate::closing::{Held, Hold, QUIET_MAX};
 use crate::identity::{Identity, PeerId};
 use crate::message::MESSAGE_BYTES_MAX;
 use crate::tls::{Judge, Listed, server_config};
@@ -22,7 +21,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -44,6 +43,9 @@ const CALLS_MAX: u32 = 1;
 /// Connections at the same time: more are closed. What waits to be sent on one takes some 5 MiB at worst.
 const CONNECTIONS_MAX: usize = 640;
 const CONNECTIONS_OF_PEER_MAX: usize = 176;
+/// A connection on which nobody calls, or whose conversation has ended, is closed after this long. A peer that takes nothing
+/// more would have what waits for it be kept.
+const QUIET_MAX: Duration = Duration::from_secs(10);
 
 /// Who knows the peers, and does what they ask for.
 pub trait Host: Send + Sync + 'static {
@@ -205,14 +207,14 @@ async fn shake(door: Door, stream: TcpStream) -> io::Result<Connection> {
     let who = door.judge.who(certificate, intermediates, UnixTime::now());
     let peer = who.map_err(io::Error::other)?;
     let place = door.places.take(&peer)?;
-    let (hold, held) = Hold::new();
-    let caller = Caller { peer, hold: Arc::new(Mutex::new(Some(hold))) };
+    let (open, ended) = oneshot::channel();
+    let caller = Caller { peer, open: Arc::new(Mutex::new(Some(open))) };
     let quiet = caller.clone();
     tokio::spawn(async move {
         sleep(QUIET_MAX).await;
         drop(quiet.take());
     });
-    Ok(Connection { stream, caller, held, _place: place })
+    Ok(Connection { stream, caller, ended: Some(ended), _place: place })
 }
 
 /// Takes what a caller says until it hangs up: closed before that was read, the connection is reset, and the reason that was
@@ -232,7 +234,8 @@ async fn let_hear(mut stream: TcpStream) -> io::Result<()> {
 struct Connection {
     stream: TlsStream<TcpStream>,
     caller: Caller,
-    held: Held,
+    /// Ready when what keeps it open is dropped; none when that was seen.
+    ended: Option<oneshot::Receiver<()>>,
     _place: Place,
 }
 
@@ -240,12 +243,24 @@ struct Connection {
 #[derive(Clone)]
 struct Caller {
     peer: PeerId,
-    hold: Arc<Mutex<Option<Hold>>>,
+    open: Arc<Mutex<Option<oneshot::Sender<()>>>>,
 }
 
 impl Caller {
-    fn take(&self) -> Option<Hold> {
-        self.hold.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn take(&self) -> Option<oneshot::Sender<()>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Connection {
+    fn check_open(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if let Some(ended) = &mut self.ended
+            && Pin::new(ended).poll(context).is_pending()
+        {
+            return Ok(());
+        }
+        self.ended = None;
+        Err(io::ErrorKind::ConnectionAborted.into())
     }
 }
 
@@ -263,7 +278,7 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.held.check(context)?;
+        self.check_open(context)?;
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
@@ -274,7 +289,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.held.check(context)?;
+        self.check_open(context)?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -283,7 +298,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.held.check(context)?;
+        self.check_open(context)?;
         Pin::new(&mut self.stream).poll_write_vectored(context, parts)
     }
 
@@ -292,12 +307,12 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.held.check(context)?;
+        self.check_open(context)?;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.held.check(context)?;
+        self.check_open(context)?;
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
@@ -321,14 +336,16 @@ impl<H: Host> Transfer for Service<H> {
         let Some(caller) = caller.filter(|caller| self.host.is_listed(&caller.peer)) else {
             return Err(Status::permission_denied("this certificate is not that of a peer"));
         };
-        let Some(hold) = caller.take() else {
+        let Some(open) = caller.take() else {
             return Err(Status::resource_exhausted("a connection carries one call"));
         };
         let (outgoing, answers) = mpsc::channel(QUEUE);
         let (to_wire, incoming) = mpsc::channel(QUEUE);
         tokio::spawn(async move {
             pass_on(request.into_inner(), to_wire).await;
-            hold.release().await;
+            // The last that was said is still to be taken.
+            sleep(QUIET_MAX).await;
+            drop(open);
         });
         self.host.answer(caller.peer, Wire::new(&Handle::current(), outgoing, incoming));
         Ok(Response::new(Box::pin(ReceiverStream::new(answers).map(Ok))))

@@ -2,7 +2,8 @@
 //! `dependants.json`.
 //!
 //! The snapshot is durable before it is listed, and listed before the peer hears of it. A snapshot that no list names is
-//! removed at the next start. A dependant goes when its peer lets go of it, when its image is removed by force, or when a user removes it.
+//! removed at the next start. A dependant goes when its peer lets go of it, when its image is removed by force, or when a
+//! user removes it.
 
 use crate::daemon::Daemon;
 use crate::daemon::engine::HostPool;

@@ -40,8 +40,8 @@ impl Asked {
     /// Places in all, and how many of them one peer may take.
     const fn places(self) -> (usize, usize) {
         match self {
-            // As many as there are connections.
-            Asked::Briefly => (usize::MAX, 32),
+            // More than peers have connections.
+            Asked::Briefly => (1000, 32),
             Asked::Transfer => (16, 8),
             Asked::Fetch => (512, 128),
         }

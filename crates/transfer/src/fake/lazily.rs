@@ -94,7 +94,8 @@ fn pull_from(
             let allowed = Allowed { pull: true, ..Allowed::default() };
             let origins = Holds(Arc::clone(&from.pool));
             // How it ends the other side tells.
-            let _ = block_on(answer(theirs, &from.pool, &allowed, 1, &Unwatched, |_| {}, &origins));
+            let _ =
+                block_on(answer(theirs, &from.pool, &allowed, 1, &Unwatched, |_| Ok(()), &origins));
         });
         let caller = Caller {
             pool: &to.pool,
