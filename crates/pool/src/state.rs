@@ -161,6 +161,8 @@ pub(crate) struct State {
     /// Numbers the files of sorts.
     pub(crate) sorts: u64,
     pub(crate) sort_files: u64,
+    /// In memory only: who asks was here before a crash.
+    pub(crate) parts_given_up: u64,
 
     /// The generation that changes made now belong to.
     pub(crate) generation: Generation,
@@ -248,6 +250,7 @@ impl State {
             counted: None,
             sorts: 0,
             sort_files: 0,
+            parts_given_up: 0,
             generation: Generation(1),
             durable: Generation(0),
             settled: Generation(0),

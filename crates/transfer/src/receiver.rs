@@ -58,6 +58,7 @@ pub(crate) async fn receive_image<D: Directory>(
     if receiver.origin.is_some() {
         await_held(session).await?;
     }
+    let given_up = pool.parts_given_up();
     let (size, digest, clusters) = match session.receive().await {
         Ok(Message::Offer { size, digest, clusters }) => (size, digest, clusters),
         Ok(other) => return Err(unexpected(&other, "Offer")),
@@ -80,6 +81,10 @@ pub(crate) async fn receive_image<D: Directory>(
         return Ok(Account { size, ..Account::default() });
     }
     let receive = pool.begin_receive(name, size, receiver.now_unix_s).await?;
+    if pool.parts_given_up() != given_up {
+        // Perhaps this one, by whoever asked for it, had lost power, and was cancelled.
+        pool.keep_no_open_part(name);
+    }
     let mut target = Target::Image(Box::new(receive));
     let mut summaries = Vec::new();
     let lazy = receiver.origin.is_some();

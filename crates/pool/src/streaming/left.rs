@@ -91,8 +91,23 @@ impl<D: Directory> Pool<D> {
     /// An image of this name does not come: removes what was received of it. What is still being received is not
     /// left behind when it is cut off.
     pub fn give_up_parts(&self, name: &ImageName) {
-        self.lock().keep_no_open_part(name);
+        {
+            let mut state = self.lock();
+            state.parts_given_up += 1;
+            state.keep_no_open_part(name);
+        }
         self.remove_parts(name);
+    }
+
+    /// How often parts were given up. Whoever begins to receive what it was asked for before that tells
+    /// [`Pool::keep_no_open_part`].
+    pub fn parts_given_up(&self) -> u64 {
+        self.lock().parts_given_up
+    }
+
+    /// What is being received of an image of this name is not left behind when it is cut off.
+    pub fn keep_no_open_part(&self, name: &ImageName) {
+        self.lock().keep_no_open_part(name);
     }
 
     /// Removes what was received before of an image of this name.
