@@ -11,6 +11,7 @@ mod checksum;
 mod clear;
 mod commit;
 mod counts;
+mod damage;
 mod epochs;
 mod extent;
 mod family;

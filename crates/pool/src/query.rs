@@ -162,7 +162,7 @@ impl<D: Directory> Pool<D> {
     pub fn status(&self) -> Result<PoolStatus> {
         let images: Vec<ImageId> = self.lock().names.values().copied().collect();
         let bytes_logical = images.into_iter().map(|id| self.bytes_mapped(id)).sum();
-        let state = self.lock();
+        let mut state = self.lock();
         let size = CLUSTER_SIZE as u64;
         let untrusted: u64 = state
             .regions
@@ -173,7 +173,7 @@ impl<D: Directory> Pool<D> {
                 used.count() as u64
             })
             .sum();
-        let mut activities = state.damage.clone();
+        let mut activities = state.damage_lines();
         if let Some((_, trouble)) = &state.checkpoint_trouble {
             activities.push(format!("a checkpoint failed and is tried again: {trouble}"));
         }

@@ -1,6 +1,7 @@
 //! Reading an image: look up under the lock, read outside it. The epoch entered at the look-up keeps
 //! the clusters from being reused until the read is done (I3).
 
+use crate::damage::{Remedy, mismatch};
 use crate::epochs::Epoch;
 use crate::extent::Slot;
 use crate::pool::Pool;
@@ -140,24 +141,29 @@ impl<D: Directory> Pool<D> {
     /// that rot is not given a fresh hash (I7). The caller has the cluster's turn.
     /// One that does not match is healed from an equal one, if there is one (I14).
     pub(crate) async fn read_for_update(&self, image: ImageId, cluster: u64) -> Result<BufferMut> {
-        let error = match self.read_verified(image, cluster).await? {
+        let (place, expected) = match self.read_verified(image, cluster).await? {
             Verified::Bytes(bytes) => return Ok(bytes),
-            Verified::Mismatch { place, expected, error } => {
-                self.heal(&[(place, expected)]).await.unwrap_or_default();
-                error
-            }
+            Verified::Mismatch { place, expected, .. } => (place, expected),
         };
-        let (bytes, came) = match self.read_verified(image, cluster).await? {
-            Verified::Bytes(bytes) => (Ok(bytes), "; it was healed from an equal cluster"),
-            Verified::Mismatch { .. } => (Err(error), ""),
-        };
+        self.heal(&[(place, expected)]).await.unwrap_or_default();
+        let again = self.read_verified(image, cluster).await?;
         let mut state = self.lock();
-        if let Ok(found) = state.image(image) {
-            let (name, offset) = (&found.record.name, cluster * CLUSTER_SIZE as u64);
-            let message = format!("{name} at {offset} did not match its hash{came}");
-            state.note_damage(message);
+        match again {
+            Verified::Bytes(bytes) => {
+                if let Ok(found) = state.image(image) {
+                    let (name, offset) = (&found.record.name, cluster * CLUSTER_SIZE as u64);
+                    let message = format!(
+                        "{name} at {offset} did not match its hash; it was healed from an equal cluster"
+                    );
+                    state.note_healed(message);
+                }
+                Ok(bytes)
+            }
+            Verified::Mismatch { place, error, .. } => {
+                state.note_damaged(place, mismatch(place), Remedy::None, &[(image, cluster)]);
+                Err(error)
+            }
         }
-        bytes
     }
 
     async fn read_verified(&self, image: ImageId, cluster: u64) -> Result<Verified> {

@@ -9,6 +9,7 @@
 //! A change copies what is shared on its way down, records only, never data.
 
 use crate::alloc::Allocator;
+use crate::damage::Damages;
 use crate::epochs::{Epochs, Growth};
 use crate::extent::{Extent, Slot};
 use crate::frees::{Generation, PendingFrees};
@@ -207,7 +208,7 @@ pub(crate) struct State {
     /// and left alone.
     pub(crate) damaged_pages: BTreeSet<HashPage>,
     pub(crate) unreadable_regions: BTreeSet<RegionIndex>,
-    pub(crate) damage: Vec<String>,
+    pub(crate) damage: Damages,
     /// When the last checkpoint failed, in milliseconds of the clock, and why; until one succeeds.
     pub(crate) checkpoint_trouble: Option<(u64, String)>,
     /// Waiters of removed images, to be woken once the lock is free.
@@ -281,7 +282,7 @@ impl State {
             punching_off: false,
             damaged_pages: BTreeSet::new(),
             unreadable_regions: BTreeSet::new(),
-            damage: Vec::new(),
+            damage: Damages::default(),
             checkpoint_trouble: None,
             wakers: Vec::new(),
             reused_clusters: 0,

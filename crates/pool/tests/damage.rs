@@ -1,0 +1,128 @@
+//! Rotten data and lost hashes on simulated storage: what is told of them, to whom, and for how long.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod machine;
+
+use blockyard_block::{BlockDevice, Buffer, BufferMut, ErrorKind};
+use blockyard_io::{Directory, Disk};
+use blockyard_pool::ReclaimOptions;
+use blockyard_sim::SimDirectory;
+use machine::{Machine, SimPool, client, name, pattern, read, write};
+use std::sync::Arc;
+
+const CLUSTER: usize = 4096;
+
+fn clusters(tags: impl IntoIterator<Item = u8>) -> Vec<u8> {
+    tags.into_iter().flat_map(|tag| pattern(tag, CLUSTER)).collect()
+}
+
+/// Images of 8 MiB that begin with these clusters, in a pool that was closed in order.
+fn made(machine: &mut Machine, images: &'static [(&'static str, &'static [u8])]) {
+    let pool = machine.open();
+    let writer = Arc::clone(&pool);
+    machine.run(async move {
+        for (image, tags) in images {
+            writer.create_image(&name(image), 8 << 20, 1).await.unwrap();
+            let volume = writer.open_image(&name(image), client(true)).unwrap();
+            write(&volume, 0, &clusters(tags.iter().copied())).await;
+        }
+    });
+    machine.pass(&pool, 6_000);
+    machine.shut_down(pool);
+}
+
+/// Changes a byte of the data where a content is found for the `which`th time.
+async fn rot(directory: &SimDirectory, tag: u8, which: usize) {
+    let data = directory.open("data").await.unwrap();
+    let length = data.length().await.unwrap();
+    let mut left = which;
+    for offset in (0..length).step_by(CLUSTER) {
+        let (read, mut bytes) = data.read(offset, BufferMut::zeroed(CLUSTER)).await;
+        read.unwrap();
+        if bytes[..] == pattern(tag, CLUSTER) {
+            if left == 0 {
+                bytes[17] ^= 4;
+                data.write(offset, bytes.freeze()).await.unwrap();
+                return data.sync().await.unwrap();
+            }
+            left -= 1;
+        }
+    }
+    panic!("the content of {tag} is not there {} times", which + 1);
+}
+
+/// Rots clusters, of which these are tag and number, in a pool that is closed.
+fn rotten(machine: &mut Machine, which: &'static [(u8, usize)]) {
+    let directory = machine.world.directory();
+    machine.run(async move {
+        for (tag, which) in which {
+            rot(&directory, *tag, *which).await;
+        }
+    });
+}
+
+fn told(pool: &SimPool) -> Vec<String> {
+    pool.status().unwrap().activities
+}
+
+async fn reclaim(pool: &SimPool) {
+    pool.reclaim(ReclaimOptions::default(), |_| true).await.unwrap();
+}
+
+#[test]
+fn the_status_tells_of_damage_until_it_is_healed_overwritten_or_gone() {
+    let mut machine = Machine::new(5);
+    made(&mut machine, &[("a", &[1, 2, 1, 9]), ("b", &[7, 9])]);
+    rotten(&mut machine, &[(1, 1), (2, 0), (9, 1)]);
+    let pool = machine.open();
+    let user = Arc::clone(&pool);
+    machine.run(async move {
+        let pool = user;
+        let a = pool.open_image(&name("a"), client(true)).unwrap();
+        reclaim(&pool).await;
+        let lines = told(&pool);
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines.iter().all(|line| line.contains("does not match its hash: run `blockyard")));
+        // The only one of its content.
+        for _ in 0..2 {
+            let refused = a.write(4096 + 100, Buffer::copy_of(b"part"), false).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Corrupt);
+        }
+        let lines = told(&pool);
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        let alone = lines.iter().find(|line| line.starts_with("a at 4096: data at ")).unwrap();
+        assert!(alone.contains("no equal cluster has its content"), "{alone}");
+        write(&a, 4096, &clusters([3])).await;
+        assert_eq!(told(&pool).len(), 2, "overwritten");
+        pool.remove_image(&name("b"), true).await.unwrap();
+    });
+    machine.pass(&pool, 6_000);
+    machine.run(async move {
+        assert_eq!(told(&pool).len(), 1, "gone: {:?}", told(&pool));
+        let scrub = pool.scrub(|_| true).await.unwrap();
+        assert_eq!((scrub.clusters_healed, scrub.clusters_damaged), (1, 0));
+        assert_eq!(told(&pool), [""; 0], "healed");
+    });
+}
+
+#[test]
+fn what_a_scrub_cannot_heal_is_told_until_the_medium_returns_it_as_it_was() {
+    let mut machine = Machine::new(6);
+    made(&mut machine, &[("a", &[1, 2])]);
+    rotten(&mut machine, &[(2, 0)]);
+    let pool = machine.open();
+    let (user, directory) = (Arc::clone(&pool), machine.world.directory());
+    machine.run(async move {
+        let pool = user;
+        assert_eq!(pool.scrub(|_| true).await.unwrap().clusters_damaged, 1);
+        let lines = told(&pool);
+        assert!(lines.len() == 1 && lines[0].starts_with("a at 4096: data at "), "{lines:?}");
+        let data = directory.open("data").await.unwrap();
+        let place: u64 = lines[0].split(' ').nth(5).unwrap().parse().unwrap();
+        data.write(place, Buffer::copy_of(&clusters([2]))).await.unwrap();
+        assert_eq!(pool.scrub(|_| true).await.unwrap().clusters_damaged, 0);
+        assert_eq!(told(&pool), [""; 0]);
+        let a = pool.open_image(&name("a"), client(true)).unwrap();
+        assert_eq!(read(&a, 0, 8192).await, clusters([1, 2]));
+    });
+}
