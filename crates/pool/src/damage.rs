@@ -1,14 +1,17 @@
-//! What was found damaged in this run, for the status.
+//! What was found damaged in this run: for the status, and, once, for whoever logs.
 //!
 //! A cluster is noted with a watch on it (I6): as soon as it is overwritten or given up, nothing is true of it any more
 //! and the note goes. Where it is shown is looked up when it is told. What names no cluster stays.
 
+mod news;
 mod places;
 
 use crate::extent::Slot;
 use crate::regions::Watch;
 use crate::state::State;
 use blockyard_block::{CLUSTER_SIZE, ClusterIndex, ImageId};
+pub use news::DamageNews;
+use news::News;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 
@@ -18,6 +21,8 @@ const NOTES_MAX: usize = 100;
 const HEALED_TOLD_MS: u64 = 3_600_000;
 /// Places of one cluster that are told.
 const PLACES_MAX: usize = 4;
+/// Places of one cluster that are kept.
+const PLACES_KEPT: usize = 64;
 
 /// An image, and which of its clusters.
 pub(crate) type Place = (ImageId, u64);
@@ -29,6 +34,18 @@ pub(crate) enum Remedy {
     Scrub,
     /// There is no equal one, or it is damaged, too.
     None,
+}
+
+impl Remedy {
+    /// What to do, as the end of a message.
+    fn text(self) -> &'static str {
+        match self {
+            Remedy::Scrub => ": run `blockyard scrub`",
+            Remedy::None => {
+                ", and no equal cluster has its content: overwrite it whole, or restore the image"
+            }
+        }
+    }
 }
 
 struct Noted {
@@ -46,6 +63,7 @@ pub(crate) struct Damages {
     clusters: BTreeMap<ClusterIndex, Noted>,
     /// What was healed, and when, in milliseconds of the clock.
     healed: VecDeque<(u64, String)>,
+    news: News,
 }
 
 /// Of a cluster.
@@ -58,11 +76,12 @@ impl State {
     pub(crate) fn note_damage(&mut self, message: String) {
         let general = &mut self.damage.general;
         if general.len() < NOTES_MAX && !general.contains(&message) {
-            general.push(message);
+            general.push(message.clone());
+            self.damage.news.add(None, &[], message, false);
         }
     }
 
-    /// A cluster that is trusted was found wrong. What is known of it already is not forgotten.
+    /// A cluster that is trusted was found wrong: to be told, unless that is known already.
     pub(crate) fn note_damaged(
         &mut self,
         cluster: ClusterIndex,
@@ -70,10 +89,25 @@ impl State {
         remedy: Remedy,
         places: &[Place],
     ) {
+        let known = self.note_scrubbed(cluster, problem.clone(), remedy, places);
+        if known.is_none_or(|known| known < remedy) {
+            let text = format!("{problem}{}", remedy.text());
+            self.damage.news.add(Some(cluster), places, text, false);
+        }
+    }
+
+    /// The same of one that is reported otherwise. Returns what was known of it; that is not forgotten.
+    pub(crate) fn note_scrubbed(
+        &mut self,
+        cluster: ClusterIndex,
+        problem: String,
+        remedy: Remedy,
+        places: &[Place],
+    ) -> Option<Remedy> {
         self.forget_void_damage();
-        let full = self.damage.clusters.len() >= NOTES_MAX;
-        if full && !self.damage.clusters.contains_key(&cluster) {
-            return;
+        let known = self.damage.clusters.get(&cluster).map(|noted| noted.remedy);
+        if known.is_none() && self.damage.clusters.len() >= NOTES_MAX {
+            return None;
         }
         let regions = &mut self.regions;
         let noted = self.damage.clusters.entry(cluster).or_insert_with(|| Noted {
@@ -83,8 +117,15 @@ impl State {
             places: Vec::new(),
         });
         noted.remedy = noted.remedy.max(remedy);
+        self.add_damage_places(cluster, places);
+        known
+    }
+
+    /// Images that show a noted cluster.
+    fn add_damage_places(&mut self, cluster: ClusterIndex, places: &[Place]) {
+        let Some(noted) = self.damage.clusters.get_mut(&cluster) else { return };
         for place in places {
-            if !noted.places.contains(place) {
+            if noted.places.len() < PLACES_KEPT && !noted.places.contains(place) {
                 noted.places.push(*place);
             }
         }
@@ -104,7 +145,9 @@ impl State {
     }
 
     /// The users of a damaged cluster have an equal one now.
-    pub(crate) fn note_healed(&mut self, message: String) {
+    pub(crate) fn note_healed(&mut self, cluster: ClusterIndex, place: Place, message: String) {
+        let text = format!("{}: healed from an equal cluster", mismatch(cluster));
+        self.damage.news.add(None, &[place], text, true);
         let healed = &mut self.damage.healed;
         healed.retain(|(_, told)| *told != message);
         if healed.len() >= NOTES_MAX {
@@ -128,13 +171,8 @@ impl State {
         self.forget_void_damage();
         let mut lines = self.damage.general.clone();
         lines.extend(self.damage.clusters.iter().map(|(cluster, noted)| {
-            let remedy = match noted.remedy {
-                Remedy::Scrub => ": run `blockyard scrub`",
-                Remedy::None => {
-                    ", and no equal cluster has its content: overwrite it whole, or restore the image"
-                }
-            };
-            format!("{}{}{remedy}", self.places_text(*cluster, &noted.places), noted.problem)
+            let places = self.places_text(*cluster, &noted.places);
+            format!("{places}{}{}", noted.problem, noted.remedy.text())
         }));
         lines.extend(self.damage.healed.iter().map(|(_, message)| message.clone()));
         lines

@@ -54,6 +54,7 @@ mod volume;
 mod write;
 
 pub use check::{CheckCounts, CheckOptions, CheckProgress, CheckReport, Finding, check};
+pub use damage::DamageNews;
 pub use family::Relative;
 pub use images::check_image_size;
 pub use inspect::{InspectedExtent, InspectedPage, InspectedSlot, Inspection, PoolCounters};

@@ -155,7 +155,7 @@ impl<D: Directory> Pool<D> {
                     let message = format!(
                         "{name} at {offset} did not match its hash; it was healed from an equal cluster"
                     );
-                    state.note_healed(message);
+                    state.note_healed(place, (image, cluster), message);
                 }
                 Ok(bytes)
             }

@@ -150,7 +150,7 @@ impl<D: Directory> Pool<D> {
                 told.push(damage);
             }
             if !is_healed {
-                self.lock().note_damaged(cluster, problem, Remedy::None, &places);
+                self.lock().note_scrubbed(cluster, problem, Remedy::None, &places);
             }
         }
         Ok(())

@@ -126,3 +126,33 @@ fn what_a_scrub_cannot_heal_is_told_until_the_medium_returns_it_as_it_was() {
         assert_eq!(read(&a, 0, 8192).await, clusters([1, 2]));
     });
 }
+
+#[test]
+fn news_of_damage_name_image_and_offset_once_whoever_finds_it() {
+    let mut machine = Machine::new(7);
+    made(&mut machine, &[("a", &[1, 2, 1, 9, 3, 3]), ("b", &[7, 9])]);
+    rotten(&mut machine, &[(1, 1), (2, 0), (9, 1), (3, 1)]);
+    let pool = machine.open();
+    machine.run(async move {
+        let a = pool.open_image(&name("a"), client(true)).unwrap();
+        // By a partial write: one is healed, one cannot be, and that is tried again.
+        write(&a, 5 * 4096 + 100, b"part").await;
+        for _ in 0..3 {
+            a.write(4096 + 100, Buffer::copy_of(b"part"), false).await.unwrap_err();
+        }
+        // By reclaim.
+        reclaim(&pool).await;
+        reclaim(&pool).await;
+        let (mut news, omitted) = pool.take_damage_news();
+        news.sort_by_key(|one| one.places.clone());
+        let places: Vec<_> = news.iter().map(|one| (one.places.clone(), one.healed)).collect();
+        let at = |image: &str, cluster: u64| vec![(name(image), cluster * 4096)];
+        let expected =
+            [(at("a", 1), false), (at("a", 2), false), (at("a", 5), true), (at("b", 1), false)];
+        assert_eq!((places, omitted), (expected.to_vec(), 0), "{news:?}");
+        assert_eq!(pool.take_damage_news(), (Vec::new(), 0), "told once");
+        // From now on the status knows the places, too.
+        let lines = told(&pool);
+        assert!(lines.iter().any(|line| line.starts_with("b at 4096: data at ")), "{lines:?}");
+    });
+}

@@ -3,6 +3,7 @@
 use super::answer::{Body, Failure};
 use super::{Shared, blocking, describe};
 use crate::daemon::Daemon;
+use crate::daemon::damage_log::ScrubLog;
 use crate::daemon::jobs::JobHandle;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -40,7 +41,9 @@ pub(super) async fn scrub(State(daemon): Shared) -> Result<(StatusCode, Json<Job
 /// Rests as long as it works, so that guests have the disk to themselves half of the time.
 fn run_scrub(daemon: &Daemon, job: &JobHandle) -> Result<JobReport> {
     let mut rested = Instant::now();
+    let mut log = ScrubLog::default();
     let scrub = block_on(daemon.pool.scrub(|scrub| {
+        log.tell(scrub);
         job.set_total(scrub.clusters_total);
         let go_on = job.progress(scrub.clusters_done).is_ok();
         if go_on {
@@ -49,6 +52,7 @@ fn run_scrub(daemon: &Daemon, job: &JobHandle) -> Result<JobReport> {
         rested = Instant::now();
         go_on
     }))?;
+    log.end(&scrub);
     job.check()?;
     Ok(JobReport::Scrub(describe::scrub(scrub)))
 }
