@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use support::pipelined::{Command, Plain};
 use support::{NbdClient, Place, eventually};
 
 const CLUSTER: usize = 4096;
@@ -81,4 +82,26 @@ fn the_log_names_image_and_offset_of_what_a_write_found() {
     let (lost, healed) = (of("web at 0: data at "), of("web at 4096: data at "));
     assert!(lost.len() == 1 && lost[0].contains("no equal cluster"), "{log}");
     assert!(healed.len() == 1 && healed[0].contains("healed from an equal"), "{log}");
+}
+
+#[test]
+fn reads_are_verified_if_the_daemon_is_asked_to() {
+    let place = made(&[1, 2, 2, 3]);
+    rot(&place, "data", &cluster(1), 0);
+    rot(&place, "data", &cluster(2), 0);
+    let daemon = place.serve(&[]);
+    let mut client = Plain::open(&daemon, "web");
+    assert_ne!(client.read(0..4096), cluster(1), "as it is");
+    daemon.stop();
+    let daemon = place.serve(&["--verify-reads"]);
+    let mut client = Plain::open(&daemon, "web");
+    assert_eq!(client.ask(Command::Read, 0..8192, &[]), 5, "EIO");
+    assert_eq!(client.read(4096..12288), [cluster(2), cluster(2)].concat());
+    assert_eq!(client.read(12288..16384), cluster(3));
+    eventually("warnings", || warnings(&daemon.log()).len() >= 2);
+    assert!(daemon.log().contains("web at 4096: data at "), "{}", daemon.log());
+    let exported = place.path("web.raw");
+    let refused = place.run(&["image", "export", "web", exported.to_str().unwrap()]);
+    assert_eq!(refused.status.code(), Some(8), "{refused:?}");
+    assert!(refused.err.contains("at 0 "), "{refused:?}");
 }

@@ -50,6 +50,7 @@ mod streaming;
 #[cfg(any(test, feature = "synthetic"))]
 pub mod synthetic;
 mod types;
+mod verified;
 mod volume;
 mod write;
 

@@ -14,7 +14,7 @@ use blockyard_block::{
 use blockyard_io::{Directory, Disk};
 
 /// A slot and how many clusters continue it.
-type SlotRun = (Slot, usize);
+pub(crate) type SlotRun = (Slot, usize);
 
 /// A place in the current epoch; dropping it lets frees go on.
 pub(crate) struct InEpoch<'a, D: Directory> {
@@ -58,12 +58,7 @@ impl<D: Directory> Pool<D> {
         offset: u64,
         length: u64,
     ) -> Result<Vec<Segment>> {
-        let (runs, _in_epoch) = loop {
-            match self.look_up(image, offset, length)? {
-                LookedUp::Here(runs, in_epoch) => break (runs, in_epoch),
-                LookedUp::Absent(clusters) => self.wait_fetched(image, clusters).await?,
-            }
-        };
+        let (runs, _in_epoch) = self.look_up_present(image, offset, length).await?;
         let size = CLUSTER_SIZE as u64;
         let mut segments = Vec::with_capacity(runs.len());
         let mut cluster = offset / size;
@@ -84,6 +79,21 @@ impl<D: Directory> Pool<D> {
             }
         }
         Ok(segments)
+    }
+
+    /// Looks a range up; what is absent of it is waited for.
+    pub(crate) async fn look_up_present(
+        &self,
+        image: ImageId,
+        offset: u64,
+        length: u64,
+    ) -> Result<(Vec<SlotRun>, InEpoch<'_, D>)> {
+        loop {
+            match self.look_up(image, offset, length)? {
+                LookedUp::Here(runs, in_epoch) => return Ok((runs, in_epoch)),
+                LookedUp::Absent(clusters) => self.wait_fetched(image, clusters).await?,
+            }
+        }
     }
 
     /// The runs of a range, joined where they continue each other, and a place in the epoch.
@@ -242,7 +252,7 @@ impl<D: Directory> Pool<D> {
     }
 }
 
-fn push_zeroes(segments: &mut Vec<Segment>, length: u64) {
+pub(crate) fn push_zeroes(segments: &mut Vec<Segment>, length: u64) {
     match segments.last_mut() {
         Some(Segment::Zeroes(before)) => *before += length,
         _ => segments.push(Segment::Zeroes(length)),

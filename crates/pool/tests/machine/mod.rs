@@ -14,6 +14,8 @@ pub(crate) struct Machine {
     pub(crate) executor: Executor,
     now_ms: u64,
     capacity_bytes: Option<u64>,
+    #[allow(dead_code, reason = "each test program uses a part of the machine")]
+    pub(crate) verify_reads: bool,
 }
 
 pub(crate) fn name(text: &str) -> ImageName {
@@ -44,7 +46,8 @@ impl Machine {
     pub(crate) fn with_hash(seed: u64, hash: HashAlgorithm) -> Machine {
         let world = SimWorld::new(seed);
         let executor = Executor::new(&world);
-        let mut machine = Machine { world, executor, now_ms: 0, capacity_bytes: None };
+        let mut machine =
+            Machine { world, executor, now_ms: 0, capacity_bytes: None, verify_reads: false };
         let directory = machine.world.directory();
         machine.executor.run(async move {
             let data = directory.create("data").await.unwrap();
@@ -70,6 +73,7 @@ impl Machine {
             grow_regions: 1,
             space_reserve_bytes: 0,
             sort_records_max: 100,
+            verify_reads: self.verify_reads,
             ..OpenOptions::default()
         };
         let pool = self.executor.run(async move {
