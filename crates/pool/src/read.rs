@@ -155,7 +155,13 @@ impl<D: Directory> Pool<D> {
             Verified::Bytes(bytes) => return Ok(bytes),
             Verified::Mismatch { place, expected, .. } => (place, expected),
         };
-        self.heal(&[(place, expected)]).await.unwrap_or_default();
+        let in_vain = {
+            let state = self.lock();
+            state.regions.in_vain.is_so(&expected, state.now_ms)
+        };
+        if !in_vain {
+            self.heal(&[(place, expected)]).await.unwrap_or_default();
+        }
         let again = self.read_verified(image, cluster).await?;
         let mut state = self.lock();
         match again {

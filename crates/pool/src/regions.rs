@@ -9,6 +9,7 @@ use crate::bitmap::Bitmap;
 use crate::index::delta::Delta;
 use crate::index::scan::key_of;
 use crate::pending::{PendingHashes, PendingPage};
+use crate::reclaim::InVain;
 use crate::records::{HASH_PAGES, RegionRecord};
 use blockyard_block::{CLUSTER_SIZE, ClusterIndex, ContentHash, EXTENT_CLUSTERS, RegionIndex};
 use std::collections::{BTreeMap, BTreeSet};
@@ -121,6 +122,8 @@ pub(crate) struct Regions {
     pub(crate) distrusted: u64,
     /// Clusters whose hash became trusted lately, for look-ups.
     pub(crate) delta: Delta,
+    /// Contents that no cluster had to heal others from.
+    pub(crate) in_vain: InVain,
 }
 
 impl Regions {
@@ -138,6 +141,7 @@ impl Regions {
             published: 0,
             distrusted: 0,
             delta: Delta::default(),
+            in_vain: InVain::default(),
         }
     }
 
@@ -299,6 +303,7 @@ impl Regions {
             }
         }
         self.published += hashes.len() as u64;
+        self.in_vain.forget(hashes);
         if self.delta.is_kept() {
             for (hash, step) in hashes.iter().zip(0..) {
                 self.delta.insert(key_of(hash)[0], first.offset_by(step));

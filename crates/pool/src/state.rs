@@ -157,6 +157,8 @@ pub(crate) struct State {
     pub(crate) indexes_made: u64,
     /// Clusters that were to be written and became references.
     pub(crate) references_written: u64,
+    /// Passes over the hash table to heal something.
+    pub(crate) heal_passes: u64,
     /// The last count of distinct contents, and [`State::content_version`] then.
     pub(crate) counted: Option<(u64, Contents)>,
     /// Numbers the files of sorts.
@@ -246,6 +248,7 @@ impl State {
             reserved_places: ReservedPlaces::default(),
             indexes_made: 0,
             references_written: 0,
+            heal_passes: 0,
             counted: None,
             sorts: 0,
             sort_files: 0,

@@ -220,3 +220,54 @@ fn a_verified_read_beside_overwrites_sees_one_of_the_contents_and_accuses_nobody
         assert_eq!(pool.take_damage_news().0, [], "seed {seed}");
     }
 }
+
+#[test]
+fn an_equal_cluster_is_looked_for_by_a_pass_once_and_again_when_one_was_stored() {
+    let mut machine = Machine::new(9);
+    made(&mut machine, &[("a", &[1, 2, 3])]);
+    rotten(&mut machine, &[(2, 0)]);
+    let pool = machine.open();
+    let user = Arc::clone(&pool);
+    machine.run(async move {
+        let a = user.open_image(&name("a"), client(true)).unwrap();
+        for _ in 0..5 {
+            a.write(4096 + 100, Buffer::copy_of(b"part"), false).await.unwrap_err();
+        }
+        assert_eq!(user.counters().heal_passes, 1);
+    });
+    machine.pass(&pool, 61_000);
+    let user = Arc::clone(&pool);
+    machine.run(async move {
+        let a = user.open_image(&name("a"), client(true)).unwrap();
+        for _ in 0..5 {
+            a.write(4096 + 100, Buffer::copy_of(b"part"), false).await.unwrap_err();
+        }
+        assert_eq!(user.counters().heal_passes, 2, "after a minute");
+        write(&a, 4 << 20, &clusters([7])).await;
+        a.write(4096 + 100, Buffer::copy_of(b"part"), false).await.unwrap_err();
+        assert_eq!(user.counters().heal_passes, 2, "another content");
+        write(&a, 5 << 20, &clusters([2])).await;
+        write(&a, 4096 + 100, b"part").await;
+        assert_eq!(user.counters().heal_passes, 3, "the same content");
+    });
+}
+
+#[test]
+fn an_equal_cluster_that_the_index_knows_heals_without_a_pass() {
+    let mut machine = Machine::new(10);
+    made(&mut machine, &[("a", &[1, 2, 3, 2])]);
+    let pool = machine.open();
+    let directory = machine.world.directory();
+    machine.run(async move {
+        let dry = ReclaimOptions { dry_run: true, ..Default::default() };
+        pool.reclaim(dry, |_| true).await.unwrap();
+        assert_eq!(pool.counters().indexes_made, 1);
+        rot(&directory, 2, 0).await;
+        let a = pool.open_image(&name("a"), client(true)).unwrap();
+        write(&a, 4096 + 100, b"part").await;
+        let mut expected = clusters([2]);
+        expected[100..104].copy_from_slice(b"part");
+        assert_eq!(read(&a, 4096, 4096).await, expected);
+        assert_eq!(pool.counters().heal_passes, 0);
+    });
+}
