@@ -105,3 +105,41 @@ fn reads_are_verified_if_the_daemon_is_asked_to() {
     assert_eq!(refused.status.code(), Some(8), "{refused:?}");
     assert!(refused.err.contains("at 0 "), "{refused:?}");
 }
+
+#[test]
+fn a_damaged_page_of_hashes_is_called_that_and_a_scrub_restores_it() {
+    let place = made(&[1, 2, 3, 4]);
+    let path = place.pool().join("hashes");
+    let whole = fs::read(&path).unwrap();
+    let mut bytes = whole.clone();
+    let at = (32768..bytes.len()).find(|at| bytes[*at] != 0).unwrap();
+    bytes[at] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let daemon = place.serve(&[]);
+    let said = place.fails(8, &["image", "digest", "web"]);
+    assert!(said.contains("the hashes of 4 clusters are lost: run `blockyard scrub`"), "{said}");
+    assert!(NbdClient::open(&daemon, "web").write(3 * CLUSTER as u64 + 100, &cluster(4)[100..200]));
+    let status = place.ok(&["pool", "status"]);
+    assert!(status.contains("not known while clusters are untrusted"), "{status}");
+    assert!(status.contains("the hashes of 3 clusters are lost"), "{status}");
+    let said = place.ok(&["scrub"]);
+    assert!(said.contains("3 clusters had lost their hash and are proved"), "{said}");
+    place.ok(&["image", "digest", "web"]);
+    eventually("a warning", || daemon.log().contains("web at 0: the hash table at "));
+    daemon.stop();
+    // With data that rotted, nothing is proved.
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[at] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    rot(&place, "data", &cluster(4), 0);
+    let _daemon = place.serve(&[]);
+    let said = place.run(&["scrub"]);
+    assert_eq!(said.status.code(), Some(8), "{said:?}");
+    assert!(said.err.contains("the hashes of 4 clusters are lost"), "{said:?}");
+    let said = place.ok(&["scrub", "--rehash"]);
+    assert!(
+        said.contains("4 clusters had lost their hash and got one of what they hold"),
+        "{said}"
+    );
+    place.ok(&["image", "digest", "web"]);
+}

@@ -81,6 +81,11 @@ impl State {
         }
     }
 
+    /// Something about this cluster, or those from it on, that the status tells in its own way.
+    pub(crate) fn tell_damage(&mut self, first: ClusterIndex, message: String) {
+        self.damage.news.add(Some(first), &[], message, false);
+    }
+
     /// A cluster that is trusted was found wrong: to be told, unless that is known already.
     pub(crate) fn note_damaged(
         &mut self,

@@ -27,6 +27,7 @@ mod inspect;
 mod journal;
 mod lazy;
 mod load;
+mod lost_hashes;
 mod maintenance;
 mod maps;
 mod open;
@@ -64,7 +65,7 @@ pub use pool::Pool;
 pub use profile::{PROFILE_RUN_CLUSTERS, PROFILE_RUNS_MAX};
 pub use query::root_hash;
 pub use reclaim::{Reclaim, ReclaimOptions};
-pub use scrub::Scrub;
+pub use scrub::{Scrub, ScrubOptions};
 pub use sharing::{DiffRun, DiffState, Sharing};
 pub use streaming::{
     ExtentHashes, FoundHere, LeftImage, Lookup, Missing, Reader, Receive, Working, Writer,

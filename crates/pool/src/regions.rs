@@ -197,7 +197,8 @@ impl Regions {
         !self.is_pinned(cluster) && !self.is_marked_untrusted(cluster)
     }
 
-    fn is_marked_untrusted(&self, cluster: ClusterIndex) -> bool {
+    /// Whether it is not trusted for another reason than a write in flight.
+    pub(crate) fn is_marked_untrusted(&self, cluster: ClusterIndex) -> bool {
         let bits = self.hot.get(&cluster.region()).and_then(|hot| hot.untrusted.as_ref());
         bits.is_some_and(|bits| bits.get(cluster.within_region()))
     }
@@ -347,6 +348,20 @@ impl Regions {
             None => Some(*ZERO_PAGE_CHECKSUM),
         };
         known.into_iter().chain(self.writing.get(&page).copied()).collect()
+    }
+
+    /// The page on disk is not what was written: no hash on it counts any more, but those that wait. Returns the
+    /// checksum it had, if one was known.
+    pub(crate) fn lose_page(&mut self, page: HashPage) -> Option<u32> {
+        let checksum = *self.page_checksums(page).first()?;
+        self.entry(page.region()).known &= !(1 << page.within_region());
+        for step in 0..PAGE_HASHES as u64 {
+            let cluster = page.first_cluster().offset_by(step);
+            if self.pending.get(cluster).is_none() {
+                self.mark_untrusted(cluster);
+            }
+        }
+        Some(checksum)
     }
 
     pub(crate) fn is_being_written(&self, page: HashPage) -> bool {

@@ -3,6 +3,8 @@
 //! A cluster that changes between the look-up of its hash and the end of its read is not judged: the
 //! watch on it is broken (I6). What does not match is healed from an equal cluster if there is one (I14).
 
+mod restore;
+
 use crate::damage::{Remedy, mismatch};
 use crate::hashes::{HashCopies, Known};
 use crate::pool::Pool;
@@ -17,6 +19,13 @@ const RUN_CLUSTERS: usize = 256;
 /// More damage is counted, not kept: a pool that is all wrong must not fill the memory.
 const DAMAGE_MAX: usize = 1000;
 
+/// What a scrub shall do beside comparing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ScrubOptions {
+    /// Where hashes were lost and cannot be restored, make them of the data as it is.
+    pub rehash: bool,
+}
+
 /// Progress and findings of a scrub so far.
 #[derive(Debug, Clone, Default)]
 pub struct Scrub {
@@ -28,7 +37,12 @@ pub struct Scrub {
     /// Their users have an equal cluster now. The first of them are told.
     pub clusters_healed: u64,
     pub healed: Vec<Damage>,
-    /// The first of them.
+    /// Clusters whose hash was lost with a damaged page of the hash table: proved to be what was stored; given a new hash
+    /// unproved, because that was asked for; or left without one.
+    pub hashes_restored: u64,
+    pub hashes_made: u64,
+    pub hashes_lost: u64,
+    /// The first damaged ones.
     pub damage: Vec<Damage>,
 }
 
@@ -61,7 +75,16 @@ impl<D: Directory> Drop for Watching<'_, D> {
 impl<D: Directory> Pool<D> {
     /// Reads every trusted cluster and compares it with its hash, calling `progress` after each
     /// region; return false from it to stop.
-    pub async fn scrub(&self, mut progress: impl FnMut(&Scrub) -> bool) -> Result<Scrub> {
+    pub async fn scrub(&self, progress: impl FnMut(&Scrub) -> bool) -> Result<Scrub> {
+        self.scrub_with(ScrubOptions::default(), progress).await
+    }
+
+    /// The same with choices.
+    pub async fn scrub_with(
+        &self,
+        options: ScrubOptions,
+        mut progress: impl FnMut(&Scrub) -> bool,
+    ) -> Result<Scrub> {
         let mut scrub =
             Scrub { clusters_total: self.lock().allocator.clusters_used(), ..Scrub::default() };
         let reserved = self.reserved_clusters();
@@ -75,6 +98,7 @@ impl<D: Directory> Pool<D> {
                 self.scrub_clusters(run, &mut copies, &mut scrub).await?;
                 scrub.clusters_done += run.len() as u64;
             }
+            self.restore_hashes(RegionIndex(region), &clusters, options.rehash, &mut scrub).await;
             if !progress(&scrub) {
                 break;
             }

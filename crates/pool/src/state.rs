@@ -15,6 +15,7 @@ use crate::extent::{Extent, Slot};
 use crate::frees::{Generation, PendingFrees};
 use crate::journal::{Journal, RecordChange};
 use crate::lazy::LazyState;
+use crate::lost_hashes::LostPage;
 use crate::profile::Profile;
 use crate::ranges::RangeTable;
 use crate::reclaim::Shortage;
@@ -206,9 +207,9 @@ pub(crate) struct State {
     pub(crate) regions_kept: std::ops::Range<u32>,
     pub(crate) punched_ms: u64,
     pub(crate) punching_off: bool,
-    /// Hash pages that did not match their checksum, and regions that could not be read: reported,
-    /// and left alone.
-    pub(crate) damaged_pages: BTreeSet<HashPage>,
+    /// Hash pages that did not match their checksum.
+    pub(crate) lost_pages: BTreeMap<HashPage, LostPage>,
+    /// Regions that could not be read to be hashed again: reported, and left alone.
     pub(crate) unreadable_regions: BTreeSet<RegionIndex>,
     pub(crate) damage: Damages,
     /// When the last checkpoint failed, in milliseconds of the clock, and why; until one succeeds.
@@ -283,7 +284,7 @@ impl State {
             regions_kept: 0..0,
             punched_ms: 0,
             punching_off: false,
-            damaged_pages: BTreeSet::new(),
+            lost_pages: BTreeMap::new(),
             unreadable_regions: BTreeSet::new(),
             damage: Damages::default(),
             checkpoint_trouble: None,

@@ -3,9 +3,9 @@
 
 mod machine;
 
-use blockyard_block::{BlockDevice, Buffer, BufferMut, ErrorKind};
+use blockyard_block::{BlockDevice, Buffer, BufferMut, ErrorKind, HashAlgorithm};
 use blockyard_io::{Directory, Disk};
-use blockyard_pool::ReclaimOptions;
+use blockyard_pool::{ReclaimOptions, ScrubOptions};
 use blockyard_sim::SimDirectory;
 use machine::{Machine, SimPool, client, name, pattern, read, write};
 use std::sync::Arc;
@@ -269,5 +269,102 @@ fn an_equal_cluster_that_the_index_knows_heals_without_a_pass() {
         expected[100..104].copy_from_slice(b"part");
         assert_eq!(read(&a, 4096, 4096).await, expected);
         assert_eq!(pool.counters().heal_passes, 0);
+    });
+}
+
+/// Flips a bit of the hash table at the hash of what has this content.
+fn lose_hashes(machine: &mut Machine, tag: u8) {
+    let directory = machine.world.directory();
+    machine.run(async move {
+        let hash = HashAlgorithm::Blake3.hash(&pattern(tag, CLUSTER)).0;
+        let hashes = directory.open("hashes").await.unwrap();
+        let length = hashes.length().await.unwrap();
+        for offset in (0..length).step_by(CLUSTER) {
+            let (read, mut page) = hashes.read(offset, BufferMut::zeroed(CLUSTER)).await;
+            read.unwrap();
+            if let Some(at) = page.chunks(32).position(|found| found == hash) {
+                page[at * 32 + 5] ^= 8;
+                hashes.write(offset, page.freeze()).await.unwrap();
+                return hashes.sync().await.unwrap();
+            }
+        }
+        panic!("no hash of {tag}");
+    });
+}
+
+#[test]
+fn hashes_lost_with_a_page_accuse_nobody_and_a_scrub_restores_what_it_proves() {
+    let mut machine = Machine::new(11);
+    made(&mut machine, &[("a", &[1, 2, 3, 4, 5, 6, 7, 8])]);
+    let pool = machine.open();
+    let user = Arc::clone(&pool);
+    let digest = machine.run(async move { user.digest(&name("a")).await.unwrap() });
+    machine.shut_down(pool);
+    lose_hashes(&mut machine, 3);
+    let pool = machine.open();
+    let user = Arc::clone(&pool);
+    machine.run(async move {
+        let a = user.open_image(&name("a"), client(true)).unwrap();
+        let refused = user.digest(&name("a")).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Corrupt);
+        assert!(refused.to_string().contains("hashes of 8 clusters are lost"), "{refused}");
+        assert_eq!(user.status().unwrap().clusters_untrusted, 8);
+        let (news, _) = user.take_damage_news();
+        assert_eq!((news.len(), &news[0].places), (1, &vec![(name("a"), 0)]), "{news:?}");
+        // Bytes that are there already.
+        write(&a, 5 * 4096 + 100, &pattern(6, CLUSTER)[100..200]).await;
+    });
+    machine.pass(&pool, 61_000);
+    let user = Arc::clone(&pool);
+    machine.run(async move {
+        let lines = told(&user);
+        assert!(
+            lines.len() == 1 && lines[0].contains("hashes of 7 clusters are lost"),
+            "{lines:?}"
+        );
+        let scrub = user.scrub(|_| true).await.unwrap();
+        assert_eq!((scrub.clusters_damaged, scrub.hashes_restored, scrub.hashes_lost), (0, 7, 0));
+        assert_eq!(told(&user), [""; 0]);
+        assert_eq!(user.status().unwrap().clusters_untrusted, 0);
+        assert_eq!(user.digest(&name("a")).await.unwrap(), digest);
+    });
+    machine.pass(&pool, 6_000);
+    machine.shut_down(pool);
+    let pool = machine.open();
+    machine.run(async move {
+        assert_eq!(pool.digest(&name("a")).await.unwrap(), digest);
+        let scrub = pool.scrub(|_| true).await.unwrap();
+        assert_eq!((scrub.clusters_damaged, scrub.clusters_skipped_untrusted), (0, 0));
+    });
+}
+
+#[test]
+fn lost_hashes_that_cannot_be_proved_are_made_anew_only_when_asked_for() {
+    let mut machine = Machine::new(12);
+    made(&mut machine, &[("a", &[1, 2, 3, 4])]);
+    lose_hashes(&mut machine, 3);
+    rotten(&mut machine, &[(2, 0)]);
+    let pool = machine.open();
+    let user = Arc::clone(&pool);
+    machine.run(async move {
+        for _ in 0..2 {
+            let scrub = user.scrub(|_| true).await.unwrap();
+            assert_eq!((scrub.clusters_damaged, scrub.hashes_lost), (0, 4));
+            assert_eq!((scrub.hashes_restored, scrub.hashes_made), (0, 0));
+        }
+        let a = user.open_image(&name("a"), client(true)).unwrap();
+        assert_eq!(read(&a, 8192, 8192).await, clusters([3, 4]));
+        write(&a, 8192 + 7, b"part").await;
+        write(&a, 0, &clusters([9])).await;
+    });
+    machine.pass(&pool, 61_000);
+    machine.run(async move {
+        assert!(told(&pool)[0].contains("hashes of 2 clusters are lost"), "{:?}", told(&pool));
+        assert!(told(&pool)[0].contains("scrub --rehash"), "{:?}", told(&pool));
+        let options = ScrubOptions { rehash: true };
+        let scrub = pool.scrub_with(options, |_| true).await.unwrap();
+        assert_eq!((scrub.hashes_made, scrub.hashes_lost), (2, 0));
+        pool.digest(&name("a")).await.unwrap();
+        assert_eq!(told(&pool), [""; 0]);
     });
 }
