@@ -108,8 +108,10 @@ impl Client {
         download(self.socket(), &image_path(name, "/content"), target)
     }
 
-    pub fn scrub(&mut self) -> Result<Job> {
-        self.connection.request("POST", "/v1/pool/scrub", None).and_then(decode)
+    /// Starts comparing all data with its hashes. `rehash` makes hashes that are lost of the data as it is.
+    pub fn scrub(&mut self, rehash: bool) -> Result<Job> {
+        let path = if rehash { "/v1/pool/scrub?rehash=true" } else { "/v1/pool/scrub" };
+        self.connection.request("POST", path, None).and_then(decode)
     }
 
     /// Starts turning equal clusters into free space.

@@ -6,7 +6,7 @@
 mod environment;
 mod serve;
 
-pub(crate) use serve::{IoMode, IoThreads, LogFormat, ServeSettings, SocketMode};
+pub(crate) use serve::{IoMode, IoThreads, LogFormat, ServeSettings, SocketMode, Switch};
 
 use blockyard_block::{Error, ErrorKind, Result};
 use clap::Args;

@@ -5,6 +5,7 @@
 //! pool is closed in order. Ended hard instead, it loses nothing acknowledged (I15).
 
 mod api;
+mod damage_log;
 mod dependants;
 mod engine;
 mod exports;
@@ -155,6 +156,7 @@ async fn serve(plan: Plan, storage: &Storage, to_peers: &Arc<PeerRuntime>) -> Re
     let (stop_api, stopping) = watch::channel(false);
     let api = tokio::spawn(api::serve(api_socket.listener()?, Arc::clone(&daemon), stopping));
     drop(tokio::spawn(high_water::watch(Arc::clone(&daemon))));
+    drop(tokio::spawn(damage_log::watch(Arc::clone(&daemon))));
     let (stop_peers, peers_stop) = watch::channel(false);
     // Before peers can ask: these keep the numbers that their jobs had.
     daemon.dependants.forget_gone(&daemon.pool)?;
@@ -175,7 +177,9 @@ async fn serve(plan: Plan, storage: &Storage, to_peers: &Arc<PeerRuntime>) -> Re
     let _ = stop_api.send(true); // no receiver is left if the API has failed already
     let cut_off = tokio::task::spawn_blocking(move || {
         let jobs_ended = daemon.jobs.stop(IN_FLIGHT_TIME);
-        (jobs_ended, nbd.shutdown(IN_FLIGHT_TIME))
+        let connections_left = nbd.shutdown(IN_FLIGHT_TIME);
+        damage_log::tell_news(&daemon.pool);
+        (jobs_ended, connections_left)
     });
     let (jobs_ended, connections_left) = cut_off.await?;
     if !jobs_ended || connections_left > 0 {

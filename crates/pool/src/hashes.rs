@@ -7,7 +7,7 @@ use crate::bitmap::Bitmap;
 use crate::maintenance::HASH_BLOCK_BYTES;
 use crate::pending::PendingPage;
 use crate::pool::Pool;
-use crate::regions::{HashPage, PAGE_HASHES, Watch};
+use crate::regions::{HashPage, Intent, PAGE_HASHES, Watch};
 use crate::state::LogItem;
 use blockyard_block::{
     BufferMut, CLUSTER_SIZE, ClusterIndex, ContentHash, EXTENT_CLUSTERS, Error, ErrorKind,
@@ -61,7 +61,8 @@ impl<D: Directory> Pool<D> {
             if let Some(known) = self.known_from(cluster, copy.as_ref()) {
                 return Ok(known);
             }
-            *copy = Some(self.read_hash_page(HashPage::of(cluster)).await?);
+            // If there is none, the cluster has lost its hash now.
+            *copy = self.read_hash_page(HashPage::of(cluster)).await?;
         }
     }
 
@@ -115,8 +116,9 @@ impl<D: Directory> Pool<D> {
         current.then(|| Known::Hash(hash_in_page(&copy.bytes, cluster)))
     }
 
-    /// A page of the hash table that matches its checksum.
-    async fn read_hash_page(&self, page: HashPage) -> Result<PageCopy> {
+    /// A page of the hash table that matches its checksum. `None` if it does not: then its hashes are lost, and its clusters
+    /// untrusted.
+    async fn read_hash_page(&self, page: HashPage) -> Result<Option<PageCopy>> {
         let mut before = self.lock().regions.page_checksums(page);
         loop {
             let (result, bytes) =
@@ -125,21 +127,25 @@ impl<D: Directory> Pool<D> {
                 Error::io(format!("read of hashes at {}", page.offset()), error)
             })?;
             let checksum = crc32c::crc32c(&bytes);
-            let state = self.lock();
+            let mut state = self.lock();
             let after = state.regions.page_checksums(page);
             if after.contains(&checksum) {
-                return Ok(PageCopy { page, checksum, bytes });
+                return Ok(Some(PageCopy { page, checksum, bytes }));
             }
             if before == after && !state.regions.is_being_written(page) {
-                return Err(damaged_page(page));
+                if after.is_empty() {
+                    return Err(damaged_page(page));
+                }
+                state.lose_hash_page(page, &bytes);
+                return Ok(None);
             }
             before = after;
         }
     }
 
     /// Writes the waiting hashes of consecutive pages. What is on disk if this is cut off: of each
-    /// page either version or a mix, behind a durable intent. `Corrupt` tells of a page that does not
-    /// match its checksum; then none was written.
+    /// page either version or a mix, behind a durable intent. Of a page that was damaged, only what waits
+    /// is written: its other clusters are untrusted.
     async fn write_hash_run(&self, first: HashPage, count: usize) -> Result<()> {
         let mut bytes = BufferMut::zeroed(count * CLUSTER_SIZE);
         let mut waiting = Vec::with_capacity(count);
@@ -177,8 +183,11 @@ impl<D: Directory> Pool<D> {
             let state = self.lock();
             (state.regions.pending_of(page), !state.regions.page_checksums(page).is_empty())
         };
-        if known && !waiting.is_full() {
-            bytes.copy_from_slice(&self.read_hash_page(page).await?.bytes);
+        if known
+            && !waiting.is_full()
+            && let Some(copy) = self.read_hash_page(page).await?
+        {
+            bytes.copy_from_slice(&copy.bytes);
         }
         for (within, hash) in waiting.iter() {
             bytes[within * 32..within * 32 + 32].copy_from_slice(&hash.0);
@@ -194,13 +203,7 @@ impl<D: Directory> Pool<D> {
             state.wanted.hashes = false;
             let pressed =
                 state.regions.pending_bytes() > state.options.pending_hashes_bytes_max / 2;
-            let undamaged = |page: &HashPage| !state.damaged_pages.contains(page);
-            state
-                .regions
-                .pages_due(pressed)
-                .filter(undamaged)
-                .take(PAGES_PER_STEP)
-                .collect::<Vec<_>>()
+            state.regions.pages_due(pressed).take(PAGES_PER_STEP).collect::<Vec<_>>()
         };
         self.write_pages(&pages).await?;
         Ok(!pages.is_empty())
@@ -212,29 +215,10 @@ impl<D: Directory> Pool<D> {
         while let Some(first) = left.first() {
             let steps = left.iter().take(PAGES_PER_WRITE).enumerate();
             let count = steps.take_while(|(step, page)| **page == first.offset_by(*step)).count();
-            match self.write_hash_run(*first, count).await {
-                Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    for page in &left[..count] {
-                        self.write_page_or_note_damage(*page).await?;
-                    }
-                }
-                other => other?,
-            }
+            self.write_hash_run(*first, count).await?;
             left = &left[count..];
         }
         Ok(())
-    }
-
-    async fn write_page_or_note_damage(&self, page: HashPage) -> Result<()> {
-        match self.write_hash_run(page, 1).await {
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                let mut state = self.lock();
-                state.damaged_pages.insert(page);
-                state.note_damage(error.to_string());
-                Ok(())
-            }
-            other => other,
-        }
     }
 
     /// Clears the intents of regions that are not written any more (I4): their hashes, then their
@@ -250,11 +234,7 @@ impl<D: Directory> Pool<D> {
             }
             state.settle_free_clusters();
             let cool = state.regions.cool(state.now_ms, cool_ms);
-            let undamaged = |region: &RegionIndex| {
-                !HashPage::of_region(*region).any(|page| state.damaged_pages.contains(&page))
-            };
             cool.into_iter()
-                .filter(undamaged)
                 .take(CLEAR_BATCH)
                 .map(|region| (region, state.regions.change_count(region)))
                 .collect()
@@ -363,10 +343,14 @@ impl<D: Directory> Pool<D> {
             .regions
             .untrusted()
             .filter(|(region, _)| !state.unreadable_regions.contains(region))
+            // Without an intent, what is untrusted has lost its hash.
+            .filter(|(region, _)| state.regions.intent(*region) != Intent::None)
             .find_map(|(region, bits)| {
                 let due: Vec<ClusterIndex> = due_for_hashing(region, bits)
                     .filter(|cluster| {
-                        state.allocator.count(*cluster) > 0 && !state.regions.is_pinned(*cluster)
+                        state.allocator.count(*cluster) > 0
+                            && !state.regions.is_pinned(*cluster)
+                            && !state.lost_pages.contains_key(&HashPage::of(*cluster))
                     })
                     .collect();
                 (!due.is_empty()).then_some((region, due))

@@ -12,7 +12,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 /// Clusters hashed before a ring's thread looks after others.
-const PART: usize = 16;
+pub(crate) const PART: usize = 16;
 
 /// What each cluster of the pieces holds.
 pub(crate) async fn contents(algorithm: HashAlgorithm, pieces: &[Piece]) -> Vec<Content> {
@@ -67,7 +67,7 @@ fn append_contents<'a>(
 }
 
 /// Ready when it is polled again, after the others that can go on.
-async fn let_others_go_ahead() {
+pub(crate) async fn let_others_go_ahead() {
     let mut asked = false;
     poll_fn(|context| {
         if std::mem::replace(&mut asked, true) {

@@ -31,6 +31,8 @@ pub struct PoolCounters {
     /// Runs of the hash index made, and clusters written without space because they were stored already.
     pub indexes_made: u64,
     pub references_written: u64,
+    /// Passes over the hash table to heal a damaged cluster.
+    pub heal_passes: u64,
     /// Requests that were told that there is no space.
     pub no_space: u64,
 }
@@ -100,6 +102,7 @@ impl<D: Directory> Pool<D> {
             refused_at: state.shortage.refused_at(),
             indexes_made: state.indexes_made,
             references_written: state.references_written,
+            heal_passes: state.heal_passes,
             no_space: state.enospc_answers,
         }
     }

@@ -11,6 +11,7 @@ mod checksum;
 mod clear;
 mod commit;
 mod counts;
+mod damage;
 mod epochs;
 mod extent;
 mod family;
@@ -26,6 +27,7 @@ mod inspect;
 mod journal;
 mod lazy;
 mod load;
+mod lost_hashes;
 mod maintenance;
 mod maps;
 mod open;
@@ -49,10 +51,12 @@ mod streaming;
 #[cfg(any(test, feature = "synthetic"))]
 pub mod synthetic;
 mod types;
+mod verified;
 mod volume;
 mod write;
 
 pub use check::{CheckCounts, CheckOptions, CheckProgress, CheckReport, Finding, check};
+pub use damage::DamageNews;
 pub use family::Relative;
 pub use images::check_image_size;
 pub use inspect::{InspectedExtent, InspectedPage, InspectedSlot, Inspection, PoolCounters};
@@ -61,7 +65,7 @@ pub use pool::Pool;
 pub use profile::{PROFILE_RUN_CLUSTERS, PROFILE_RUNS_MAX};
 pub use query::root_hash;
 pub use reclaim::{Reclaim, ReclaimOptions};
-pub use scrub::Scrub;
+pub use scrub::{Scrub, ScrubOptions};
 pub use sharing::{DiffRun, DiffState, Sharing};
 pub use streaming::{
     ExtentHashes, FoundHere, LeftImage, Listed, Lookup, Missing, Reader, Receive, Working, Writer,

@@ -328,11 +328,4 @@ impl State {
             self.regions.settle_free(region, |cluster| !allocator.is_idle(cluster));
         }
     }
-
-    /// Keeps a message for the status; the log repeats none.
-    pub(crate) fn note_damage(&mut self, message: String) {
-        if self.damage.len() < 100 && !self.damage.contains(&message) {
-            self.damage.push(message);
-        }
-    }
 }

@@ -30,6 +30,7 @@ pub struct Pool<D: Directory> {
     pub(crate) store: Store<D>,
     pub(crate) directory: Arc<D>,
     hash: HashAlgorithm,
+    pub(crate) verify_reads: bool,
     pub(crate) index: Mutex<Kept<D>>,
     /// Bytes of `index/` that lists of images being received take.
     pub(crate) list_bytes: AtomicU64,
@@ -63,6 +64,7 @@ impl<D: Directory> Pool<D> {
     ) -> Pool<D> {
         Pool {
             hash: state.pool.hash,
+            verify_reads: state.options.verify_reads,
             state: Mutex::new(state),
             data,
             hashes,

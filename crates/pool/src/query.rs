@@ -70,13 +70,7 @@ impl<D: Directory> Pool<D> {
                 None => bytes.extend_from_slice(&[0; 32]),
                 Some(Known::Hash(hash)) => bytes.extend_from_slice(&hash.0),
                 Some(Known::Untrusted) => {
-                    let untrusted = self.status()?.clusters_untrusted;
-                    return Err(Error::new(
-                        ErrorKind::Busy,
-                        format!(
-                            "{untrusted} clusters are still to be hashed again after a crash: try again soon"
-                        ),
-                    ));
+                    return Err(self.untrusted());
                 }
             }
         }
@@ -88,6 +82,23 @@ impl<D: Directory> Pool<D> {
             found.summary = Some(Box::new(summary));
         }
         Ok(summary)
+    }
+
+    /// Why a hash is not there.
+    fn untrusted(&self) -> Error {
+        let lost = self.lock().lost_hashes().0;
+        let untrusted = self.status().map_or(0, |status| status.clusters_untrusted);
+        let untrusted = untrusted.saturating_sub(lost);
+        if untrusted == 0 && lost > 0 {
+            let message = format!("the hashes of {lost} clusters are lost: run `blockyard scrub`");
+            return Error::new(ErrorKind::Corrupt, message);
+        }
+        Error::new(
+            ErrorKind::Busy,
+            format!(
+                "{untrusted} clusters are still to be hashed again after a crash: try again soon"
+            ),
+        )
     }
 
     /// What is known of each slot's content.
@@ -162,7 +173,7 @@ impl<D: Directory> Pool<D> {
     pub fn status(&self) -> Result<PoolStatus> {
         let images: Vec<ImageId> = self.lock().names.values().copied().collect();
         let bytes_logical = images.into_iter().map(|id| self.bytes_mapped(id)).sum();
-        let state = self.lock();
+        let mut state = self.lock();
         let size = CLUSTER_SIZE as u64;
         let untrusted: u64 = state
             .regions
@@ -173,13 +184,24 @@ impl<D: Directory> Pool<D> {
                 used.count() as u64
             })
             .sum();
-        let mut activities = state.damage.clone();
+        let mut activities = state.damage_lines();
         if let Some((_, trouble)) = &state.checkpoint_trouble {
             activities.push(format!("a checkpoint failed and is tried again: {trouble}"));
         }
         activities.extend(state.commit_waits.clone());
-        if untrusted > 0 {
-            activities.push(format!("hashing again {untrusted} clusters after a crash"));
+        let (lost, is_tried) = state.lost_hashes();
+        if untrusted > lost {
+            let due = untrusted - lost;
+            activities.push(format!("hashing again {due} clusters after a crash"));
+        }
+        if lost > 0 {
+            let remedy = match is_tried {
+                true => "`blockyard scrub --rehash` makes them anew of the data as it is",
+                false => "run `blockyard scrub`",
+            };
+            activities.push(format!(
+                "the hashes of {lost} clusters are lost, because the hash table is damaged; their data can be read and written: {remedy}"
+            ));
         }
         if !state.sweeps.is_empty() {
             activities.push("giving back the space of removed images".to_owned());

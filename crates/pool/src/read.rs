@@ -1,6 +1,7 @@
 //! Reading an image: look up under the lock, read outside it. The epoch entered at the look-up keeps
 //! the clusters from being reused until the read is done (I3).
 
+use crate::damage::{Remedy, mismatch};
 use crate::epochs::Epoch;
 use crate::extent::Slot;
 use crate::pool::Pool;
@@ -13,7 +14,7 @@ use blockyard_block::{
 use blockyard_io::{Directory, Disk};
 
 /// A slot and how many clusters continue it.
-type SlotRun = (Slot, usize);
+pub(crate) type SlotRun = (Slot, usize);
 
 /// A place in the current epoch; dropping it lets frees go on.
 pub(crate) struct InEpoch<'a, D: Directory> {
@@ -57,12 +58,7 @@ impl<D: Directory> Pool<D> {
         offset: u64,
         length: u64,
     ) -> Result<Vec<Segment>> {
-        let (runs, _in_epoch) = loop {
-            match self.look_up(image, offset, length)? {
-                LookedUp::Here(runs, in_epoch) => break (runs, in_epoch),
-                LookedUp::Absent(clusters) => self.wait_fetched(image, clusters).await?,
-            }
-        };
+        let (runs, _in_epoch) = self.look_up_present(image, offset, length).await?;
         let size = CLUSTER_SIZE as u64;
         let mut segments = Vec::with_capacity(runs.len());
         let mut cluster = offset / size;
@@ -83,6 +79,21 @@ impl<D: Directory> Pool<D> {
             }
         }
         Ok(segments)
+    }
+
+    /// Looks a range up; what is absent of it is waited for.
+    pub(crate) async fn look_up_present(
+        &self,
+        image: ImageId,
+        offset: u64,
+        length: u64,
+    ) -> Result<(Vec<SlotRun>, InEpoch<'_, D>)> {
+        loop {
+            match self.look_up(image, offset, length)? {
+                LookedUp::Here(runs, in_epoch) => return Ok((runs, in_epoch)),
+                LookedUp::Absent(clusters) => self.wait_fetched(image, clusters).await?,
+            }
+        }
     }
 
     /// The runs of a range, joined where they continue each other, and a place in the epoch.
@@ -140,24 +151,35 @@ impl<D: Directory> Pool<D> {
     /// that rot is not given a fresh hash (I7). The caller has the cluster's turn.
     /// One that does not match is healed from an equal one, if there is one (I14).
     pub(crate) async fn read_for_update(&self, image: ImageId, cluster: u64) -> Result<BufferMut> {
-        let error = match self.read_verified(image, cluster).await? {
+        let (place, expected) = match self.read_verified(image, cluster).await? {
             Verified::Bytes(bytes) => return Ok(bytes),
-            Verified::Mismatch { place, expected, error } => {
-                self.heal(&[(place, expected)]).await.unwrap_or_default();
-                error
-            }
+            Verified::Mismatch { place, expected, .. } => (place, expected),
         };
-        let (bytes, came) = match self.read_verified(image, cluster).await? {
-            Verified::Bytes(bytes) => (Ok(bytes), "; it was healed from an equal cluster"),
-            Verified::Mismatch { .. } => (Err(error), ""),
+        let in_vain = {
+            let state = self.lock();
+            state.regions.in_vain.is_so(&expected, state.now_ms)
         };
-        let mut state = self.lock();
-        if let Ok(found) = state.image(image) {
-            let (name, offset) = (&found.record.name, cluster * CLUSTER_SIZE as u64);
-            let message = format!("{name} at {offset} did not match its hash{came}");
-            state.note_damage(message);
+        if !in_vain {
+            self.heal(&[(place, expected)]).await.unwrap_or_default();
         }
-        bytes
+        let again = self.read_verified(image, cluster).await?;
+        let mut state = self.lock();
+        match again {
+            Verified::Bytes(bytes) => {
+                if let Ok(found) = state.image(image) {
+                    let (name, offset) = (&found.record.name, cluster * CLUSTER_SIZE as u64);
+                    let message = format!(
+                        "{name} at {offset} did not match its hash; it was healed from an equal cluster"
+                    );
+                    state.note_healed(place, (image, cluster), message);
+                }
+                Ok(bytes)
+            }
+            Verified::Mismatch { place, error, .. } => {
+                state.note_damaged(place, mismatch(place), Remedy::None, &[(image, cluster)]);
+                Err(error)
+            }
+        }
     }
 
     async fn read_verified(&self, image: ImageId, cluster: u64) -> Result<Verified> {
@@ -236,7 +258,7 @@ impl<D: Directory> Pool<D> {
     }
 }
 
-fn push_zeroes(segments: &mut Vec<Segment>, length: u64) {
+pub(crate) fn push_zeroes(segments: &mut Vec<Segment>, length: u64) {
     match segments.last_mut() {
         Some(Segment::Zeroes(before)) => *before += length,
         _ => segments.push(Segment::Zeroes(length)),

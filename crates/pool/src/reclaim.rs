@@ -17,6 +17,7 @@ use crate::index::sorter::{Sorted, Sorter};
 use crate::pool::Pool;
 use blockyard_block::{CLUSTER_SIZE, ClusterIndex, Error, RegionIndex, Result};
 use blockyard_io::Directory;
+pub(crate) use heal::InVain;
 use merge::Pair;
 pub(crate) use task::Shortage;
 

@@ -9,6 +9,7 @@ use crate::bitmap::Bitmap;
 use crate::index::delta::Delta;
 use crate::index::scan::key_of;
 use crate::pending::{PendingHashes, PendingPage};
+use crate::reclaim::InVain;
 use crate::records::{HASH_PAGES, RegionRecord};
 use blockyard_block::{CLUSTER_SIZE, ClusterIndex, ContentHash, EXTENT_CLUSTERS, RegionIndex};
 use std::collections::{BTreeMap, BTreeSet};
@@ -121,6 +122,8 @@ pub(crate) struct Regions {
     pub(crate) distrusted: u64,
     /// Clusters whose hash became trusted lately, for look-ups.
     pub(crate) delta: Delta,
+    /// Contents that no cluster had to heal others from.
+    pub(crate) in_vain: InVain,
 }
 
 impl Regions {
@@ -138,6 +141,7 @@ impl Regions {
             published: 0,
             distrusted: 0,
             delta: Delta::default(),
+            in_vain: InVain::default(),
         }
     }
 
@@ -193,7 +197,8 @@ impl Regions {
         !self.is_pinned(cluster) && !self.is_marked_untrusted(cluster)
     }
 
-    fn is_marked_untrusted(&self, cluster: ClusterIndex) -> bool {
+    /// Whether it is not trusted for another reason than a write in flight.
+    pub(crate) fn is_marked_untrusted(&self, cluster: ClusterIndex) -> bool {
         let bits = self.hot.get(&cluster.region()).and_then(|hot| hot.untrusted.as_ref());
         bits.is_some_and(|bits| bits.get(cluster.within_region()))
     }
@@ -299,6 +304,7 @@ impl Regions {
             }
         }
         self.published += hashes.len() as u64;
+        self.in_vain.forget(hashes);
         if self.delta.is_kept() {
             for (hash, step) in hashes.iter().zip(0..) {
                 self.delta.insert(key_of(hash)[0], first.offset_by(step));
@@ -342,6 +348,20 @@ impl Regions {
             None => Some(*ZERO_PAGE_CHECKSUM),
         };
         known.into_iter().chain(self.writing.get(&page).copied()).collect()
+    }
+
+    /// The page on disk is not what was written: no hash on it counts any more, but those that wait. Returns the
+    /// checksum it had, if one was known.
+    pub(crate) fn lose_page(&mut self, page: HashPage) -> Option<u32> {
+        let checksum = *self.page_checksums(page).first()?;
+        self.entry(page.region()).known &= !(1 << page.within_region());
+        for step in 0..PAGE_HASHES as u64 {
+            let cluster = page.first_cluster().offset_by(step);
+            if self.pending.get(cluster).is_none() {
+                self.mark_untrusted(cluster);
+            }
+        }
+        Some(checksum)
     }
 
     pub(crate) fn is_being_written(&self, page: HashPage) -> bool {

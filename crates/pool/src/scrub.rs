@@ -3,13 +3,14 @@
 //! A cluster that changes between the look-up of its hash and the end of its read is not judged: the
 //! watch on it is broken (I6). What does not match is healed from an equal cluster if there is one (I14).
 
+mod restore;
+
+use crate::damage::{Remedy, mismatch};
 use crate::hashes::{HashCopies, Known};
 use crate::pool::Pool;
 use crate::regions::Watch;
 use crate::types::Damage;
-use blockyard_block::{
-    CLUSTER_SIZE, ClusterIndex, ContentHash, EXTENT_SIZE, ErrorKind, RegionIndex, Result,
-};
+use blockyard_block::{ClusterIndex, ContentHash, ErrorKind, RegionIndex, Result};
 use blockyard_io::Directory;
 
 /// Clusters read at once.
@@ -17,6 +18,13 @@ const RUN_CLUSTERS: usize = 256;
 
 /// More damage is counted, not kept: a pool that is all wrong must not fill the memory.
 const DAMAGE_MAX: usize = 1000;
+
+/// What a scrub shall do beside comparing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ScrubOptions {
+    /// Where hashes were lost and cannot be restored, make them of the data as it is.
+    pub rehash: bool,
+}
 
 /// Progress and findings of a scrub so far.
 #[derive(Debug, Clone, Default)]
@@ -29,7 +37,12 @@ pub struct Scrub {
     /// Their users have an equal cluster now. The first of them are told.
     pub clusters_healed: u64,
     pub healed: Vec<Damage>,
-    /// The first of them.
+    /// Clusters whose hash was lost with a damaged page of the hash table: proved to be what was stored; given a new hash
+    /// unproved, because that was asked for; or left without one.
+    pub hashes_restored: u64,
+    pub hashes_made: u64,
+    pub hashes_lost: u64,
+    /// The first damaged ones.
     pub damage: Vec<Damage>,
 }
 
@@ -62,7 +75,16 @@ impl<D: Directory> Drop for Watching<'_, D> {
 impl<D: Directory> Pool<D> {
     /// Reads every trusted cluster and compares it with its hash, calling `progress` after each
     /// region; return false from it to stop.
-    pub async fn scrub(&self, mut progress: impl FnMut(&Scrub) -> bool) -> Result<Scrub> {
+    pub async fn scrub(&self, progress: impl FnMut(&Scrub) -> bool) -> Result<Scrub> {
+        self.scrub_with(ScrubOptions::default(), progress).await
+    }
+
+    /// The same with choices.
+    pub async fn scrub_with(
+        &self,
+        options: ScrubOptions,
+        mut progress: impl FnMut(&Scrub) -> bool,
+    ) -> Result<Scrub> {
         let mut scrub =
             Scrub { clusters_total: self.lock().allocator.clusters_used(), ..Scrub::default() };
         let reserved = self.reserved_clusters();
@@ -76,6 +98,7 @@ impl<D: Directory> Pool<D> {
                 self.scrub_clusters(run, &mut copies, &mut scrub).await?;
                 scrub.clusters_done += run.len() as u64;
             }
+            self.restore_hashes(RegionIndex(region), &clusters, options.rehash, &mut scrub).await;
             if !progress(&scrub) {
                 break;
             }
@@ -103,7 +126,9 @@ impl<D: Directory> Pool<D> {
         }
         let mut problems = Vec::new();
         for run in due.chunk_by(|(one, _), (next, _)| one.offset_by(1) == *next) {
-            for (cluster, problem) in self.problems_of(run).await {
+            let found = self.problems_of(run).await;
+            self.note_good(run, &found);
+            for (cluster, problem) in found {
                 if watching.end(cluster) {
                     problems.push((cluster, problem));
                 }
@@ -121,11 +146,10 @@ impl<D: Directory> Pool<D> {
     ) -> Result<()> {
         // Where it is can only be told before it is given up.
         let told = scrub.damage.len() + scrub.healed.len();
-        let damage: Vec<Damage> = problems
-            .iter()
-            .take((2 * DAMAGE_MAX).saturating_sub(told))
-            .map(|(cluster, problem)| self.damage_at(*cluster, problem.clone()))
-            .collect();
+        let described = problems.len().min((2 * DAMAGE_MAX).saturating_sub(told));
+        let clusters: Vec<ClusterIndex> =
+            problems[..described].iter().map(|(cluster, _)| *cluster).collect();
+        let mut places = self.places_of(&clusters);
         let is_damaged = |(cluster, _): &&(ClusterIndex, ContentHash)| {
             problems.iter().any(|(damaged, _)| damaged == cluster)
         };
@@ -137,16 +161,20 @@ impl<D: Directory> Pool<D> {
             true => self.heal(&damaged).await.unwrap_or_default(),
             false => Vec::new(),
         };
-        let mut damage = damage.into_iter();
-        for (cluster, _) in &problems {
-            let (count, told) = match healed.contains(cluster) {
+        for (number, (cluster, problem)) in problems.into_iter().enumerate() {
+            let places = places.remove(&cluster).unwrap_or_default();
+            let damage = Damage { places: self.named_places(&places), message: problem.clone() };
+            let is_healed = healed.contains(&cluster);
+            let (count, told) = match is_healed {
                 true => (&mut scrub.clusters_healed, &mut scrub.healed),
                 false => (&mut scrub.clusters_damaged, &mut scrub.damage),
             };
             *count += 1;
-            let described = damage.next();
-            if told.len() < DAMAGE_MAX {
-                told.extend(described);
+            if number < described && told.len() < DAMAGE_MAX {
+                told.push(damage);
+            }
+            if !is_healed {
+                self.lock().note_scrubbed(cluster, problem, Remedy::None, &places);
             }
         }
         Ok(())
@@ -187,38 +215,28 @@ impl<D: Directory> Pool<D> {
         run: &[(ClusterIndex, ContentHash)],
         bytes: &[u8],
     ) -> Vec<(ClusterIndex, String)> {
-        let problem = |cluster: ClusterIndex| {
-            format!("data at {} does not match its hash", cluster.data_offset())
-        };
         run.iter()
             .zip(self.hashes_of(bytes))
             .filter(|((_, expected), found)| expected != found)
-            .map(|((cluster, _), _)| (*cluster, problem(*cluster)))
+            .map(|((cluster, _), _)| (*cluster, mismatch(*cluster)))
             .collect()
+    }
+
+    /// What was noted of clusters that are as they should be is true no more.
+    fn note_good(&self, run: &[(ClusterIndex, ContentHash)], found: &[(ClusterIndex, String)]) {
+        let mut state = self.lock();
+        for noted in state.damaged_among(run[0].0, run.len()) {
+            if !found.iter().any(|(cluster, _)| *cluster == noted) {
+                state.note_undamaged(noted);
+            }
+        }
     }
 
     fn add_damage(&self, scrub: &mut Scrub, cluster: ClusterIndex, message: String) {
         scrub.clusters_damaged += 1;
         if scrub.damage.len() < DAMAGE_MAX {
-            scrub.damage.push(self.damage_at(cluster, message));
+            let places = self.places_of(&[cluster]).remove(&cluster).unwrap_or_default();
+            scrub.damage.push(Damage { places: self.named_places(&places), message });
         }
-    }
-
-    /// Which images show the cluster, and where: found by walking all maps.
-    fn damage_at(&self, cluster: ClusterIndex, message: String) -> Damage {
-        let state = self.lock();
-        let mut places = Vec::new();
-        for (name, id) in &state.names {
-            for (index, extent) in state.image_extents(*id) {
-                for (slot, length, target) in state.extents[&extent].extent.runs() {
-                    let Some(first) = target.cluster() else { continue };
-                    if first <= cluster && cluster < first.offset_by(length as u64) {
-                        let at = slot as u64 + (cluster.0 - first.0);
-                        places.push((name.clone(), index * EXTENT_SIZE + at * CLUSTER_SIZE as u64));
-                    }
-                }
-            }
-        }
-        Damage { places, message }
     }
 }

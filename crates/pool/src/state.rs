@@ -9,11 +9,13 @@
 //! A change copies what is shared on its way down, records only, never data.
 
 use crate::alloc::Allocator;
+use crate::damage::Damages;
 use crate::epochs::{Epochs, Growth};
 use crate::extent::{Extent, Slot};
 use crate::frees::{Generation, PendingFrees};
 use crate::journal::{Journal, RecordChange};
 use crate::lazy::LazyState;
+use crate::lost_hashes::LostPage;
 use crate::profile::Profile;
 use crate::ranges::RangeTable;
 use crate::reclaim::Shortage;
@@ -156,6 +158,8 @@ pub(crate) struct State {
     pub(crate) indexes_made: u64,
     /// Clusters that were to be written and became references.
     pub(crate) references_written: u64,
+    /// Passes over the hash table to heal something.
+    pub(crate) heal_passes: u64,
     /// The last count of distinct contents, and [`State::content_version`] then.
     pub(crate) counted: Option<(u64, Contents)>,
     /// Numbers the files of sorts.
@@ -205,11 +209,11 @@ pub(crate) struct State {
     pub(crate) regions_kept: std::ops::Range<u32>,
     pub(crate) punched_ms: u64,
     pub(crate) punching_off: bool,
-    /// Hash pages that did not match their checksum, and regions that could not be read: reported,
-    /// and left alone.
-    pub(crate) damaged_pages: BTreeSet<HashPage>,
+    /// Hash pages that did not match their checksum.
+    pub(crate) lost_pages: BTreeMap<HashPage, LostPage>,
+    /// Regions that could not be read to be hashed again: reported, and left alone.
     pub(crate) unreadable_regions: BTreeSet<RegionIndex>,
-    pub(crate) damage: Vec<String>,
+    pub(crate) damage: Damages,
     /// When the last checkpoint failed, in milliseconds of the clock, and why; until one succeeds.
     pub(crate) checkpoint_trouble: Option<(u64, String)>,
     /// Waiters of removed images, to be woken once the lock is free.
@@ -247,6 +251,7 @@ impl State {
             reserved_places: ReservedPlaces::default(),
             indexes_made: 0,
             references_written: 0,
+            heal_passes: 0,
             counted: None,
             sorts: 0,
             sort_files: 0,
@@ -282,9 +287,9 @@ impl State {
             regions_kept: 0..0,
             punched_ms: 0,
             punching_off: false,
-            damaged_pages: BTreeSet::new(),
+            lost_pages: BTreeMap::new(),
             unreadable_regions: BTreeSet::new(),
-            damage: Vec::new(),
+            damage: Damages::default(),
             checkpoint_trouble: None,
             wakers: Vec::new(),
             reused_clusters: 0,

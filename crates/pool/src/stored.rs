@@ -10,6 +10,7 @@
 //! Nothing here waits for space, and nothing syncs: the reference is captured like any change, and the commit
 //! makes the data durable first (I2).
 
+use crate::damage::{Remedy, mismatch};
 use crate::hashes::{Known, PageCopy};
 use crate::plan::Content;
 use crate::pool::Pool;
@@ -140,10 +141,11 @@ impl<D: Directory> Pool<D> {
     fn judge_unequal(&self, offer: &Offer, stored: Option<&[u8]>, content: Content) {
         let Some(stored) = stored else { return };
         if Content::Data(self.hash_algorithm().hash(stored)) != content {
-            let offset = offer.cluster.data_offset();
-            let message =
-                format!("data at {offset} does not match its hash: run `blockyard scrub`");
-            self.lock().note_damage(message);
+            let problem = mismatch(offer.cluster);
+            let mut state = self.lock();
+            if state.regions.is_watched(offer.cluster, offer.watch) {
+                state.note_damaged(offer.cluster, problem, Remedy::Scrub, &[]);
+            }
         }
     }
 }

@@ -54,6 +54,8 @@ pub struct OpenOptions {
     pub sort_records_max: usize,
     /// Regions kept ready for reuse before freed ones are punched out of the file.
     pub punch_keep_regions: usize,
+    /// Whatever a volume reads is compared with its hash, if that is trusted; else only what is changed in part is.
+    pub verify_reads: bool,
 }
 
 impl Default for OpenOptions {
@@ -69,6 +71,7 @@ impl Default for OpenOptions {
             grow_regions: 16,
             sort_records_max: 512 << 10,
             punch_keep_regions: 64,
+            verify_reads: false,
         }
     }
 }

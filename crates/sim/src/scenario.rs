@@ -107,6 +107,8 @@ impl Scenario {
             grow_regions: 1,
             sort_records_max: self.sort_records_max,
             punch_keep_regions: self.punch_keep_regions,
+            // A third, without a draw of its own: seeds stay what they were.
+            verify_reads: self.steps_per_tick == 50,
         }
     }
 

@@ -199,6 +199,15 @@ pub struct ScrubReport {
     /// Where the damaged clusters were that their images have an equal one for now.
     #[serde(default)]
     pub healed: Vec<Damage>,
+    /// Clusters whose hash was lost with a damaged page of the hash table, and that were proved to be what was stored.
+    #[serde(default)]
+    pub hashes_restored: u64,
+    /// That were not proved, and got a hash of the data as it is, because that was asked for.
+    #[serde(default)]
+    pub hashes_made: u64,
+    /// That were not proved and have no hash.
+    #[serde(default)]
+    pub hashes_lost: u64,
 }
 
 /// What shall become free space.

@@ -36,14 +36,18 @@ fn table(status: &PoolStatus, now_unix_s: u64) -> String {
     rows.pair("capacity", human(status.bytes_capacity));
     rows.pair("logical", human(status.bytes_logical));
     rows.pair("physical", human(status.bytes_physical));
-    rows.pair("unique", status.bytes_unique.map_or("not known yet".to_owned(), human));
+    let not_known = match status.clusters_untrusted {
+        0 => "not known yet",
+        _ => "not known while clusters are untrusted",
+    };
+    rows.pair("unique", status.bytes_unique.map_or(not_known.to_owned(), human));
     let reclaimable = status.bytes_reclaimable.map(|bytes| match status.reclaimable_is_exact {
         true => human(bytes),
         false => {
             format!("{} when last counted{}", human(bytes), age(status.counted_unix_s, now_unix_s))
         }
     });
-    rows.pair("reclaimable", reclaimable.unwrap_or_else(|| "not known yet".to_owned()));
+    rows.pair("reclaimable", reclaimable.unwrap_or_else(|| not_known.to_owned()));
     rows.pair("on disk", human(status.bytes_on_disk));
     rows.pair("clusters untrusted", status.clusters_untrusted);
     let closed = if status.opened_clean { "in order" } else { "not in order, recovered" };

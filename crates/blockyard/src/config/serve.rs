@@ -39,6 +39,11 @@ pub(crate) struct ServeSettings {
     #[arg(long, value_name = "COUNT")]
     pub(crate) io_threads: Option<IoThreads>,
 
+    /// Compare whatever is read with its hash, and heal or refuse what does not match; costs the hashing of all
+    /// that is read [env: BLOCKYARD_VERIFY_READS; default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) verify_reads: Option<Switch>,
+
     /// Serve NBD here [env: BLOCKYARD_NBD_SOCKET; default: nbd.sock in the pool's directory]
     #[arg(long, value_name = "PATH")]
     pub(crate) nbd_socket: Option<PathBuf>,
@@ -95,13 +100,14 @@ pub(crate) struct ServeSettings {
 
 impl ServeSettings {
     /// The names of all settings, as in the config file.
-    pub(crate) const KEYS: [&str; 18] = [
+    pub(crate) const KEYS: [&str; 19] = [
         "hash",
         "data",
         "capacity",
         "reclaim_above",
         "io",
         "io_threads",
+        "verify_reads",
         "nbd_socket",
         "api_socket",
         "peer",
@@ -126,6 +132,7 @@ impl ServeSettings {
             reclaim_above: self.reclaim_above.or(lower.reclaim_above),
             io: self.io.or(lower.io),
             io_threads: self.io_threads.or(lower.io_threads),
+            verify_reads: self.verify_reads.or(lower.verify_reads),
             nbd_socket: self.nbd_socket.or(lower.nbd_socket),
             api_socket: self.api_socket.or(lower.api_socket),
             peer: self.peer.or(lower.peer),
@@ -167,6 +174,39 @@ pub(crate) enum IoMode {
     #[default]
     Direct,
     Buffered,
+}
+
+/// On or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "SwitchOrText")]
+pub(crate) struct Switch(pub(crate) bool);
+
+impl FromStr for Switch {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Switch, String> {
+        let value = text.parse().map_err(|_| format!("{text:?} is neither true nor false"))?;
+        Ok(Switch(value))
+    }
+}
+
+/// A file may say true, the environment has only text.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SwitchOrText {
+    Switch(bool),
+    Text(String),
+}
+
+impl TryFrom<SwitchOrText> for Switch {
+    type Error = String;
+
+    fn try_from(value: SwitchOrText) -> Result<Switch, String> {
+        match value {
+            SwitchOrText::Switch(value) => Ok(Switch(value)),
+            SwitchOrText::Text(text) => text.parse(),
+        }
+    }
 }
 
 /// How many threads serve NBD with a ring each.

@@ -2,7 +2,7 @@
 
 use super::environment::layer;
 use super::serve::HashName;
-use super::{Config, IoMode, IoThreads, Layer, ServeSettings, SocketMode};
+use super::{Config, IoMode, IoThreads, Layer, ServeSettings, SocketMode, Switch};
 use crate::size::Size;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -56,6 +56,7 @@ fn every_setting_can_come_from_the_environment() {
         "capacity" => "1G",
         "io" => "buffered",
         "io_threads" => "3",
+        "verify_reads" => "true",
         "socket_mode" => "0600",
         "reclaim_above" => "20G",
         "log_format" => "json",
@@ -70,6 +71,8 @@ fn every_setting_can_come_from_the_environment() {
     let settings = file(&format!("[serve]\n{all}")).serve;
     assert_eq!(settings.socket_mode, Some(SocketMode(0o600)));
     assert_eq!(settings.io_threads, Some(IoThreads(3)));
+    assert_eq!(settings.verify_reads, Some(Switch(true)));
+    assert_eq!(file("[serve]\nverify_reads = false").serve.verify_reads, Some(Switch(false)));
     assert_eq!(file("[serve]\nio_threads = 3").serve.io_threads, Some(IoThreads(3)));
     assert!(!format!("{settings:?}").contains("None"), "KEYS lacks a setting: {settings:?}");
 }
@@ -81,6 +84,7 @@ fn unknown_settings_and_bad_values_are_refused() {
         "[serve]\nhsah = \"sha1\"",
         "[serve]\nsocket_mode = \"rw\"",
         "[serve]\nio_threads = -1",
+        "[serve]\nverify_reads = \"maybe\"",
     ] {
         assert!(toml::from_str::<Layer>(text).is_err(), "{text}");
     }

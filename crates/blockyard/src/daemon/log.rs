@@ -2,6 +2,7 @@
 //! times each ten seconds; how many more there were is told afterwards.
 
 use crate::config::LogFormat;
+use crate::daemon::damage_log;
 use crate::daemon::plan::Plan;
 use anyhow::{Context, Result};
 use std::collections::HashMap;
@@ -81,7 +82,8 @@ impl<S: Subscriber> Layer<S> for Repeats {
     fn event_enabled(&self, event: &Event<'_>, _context: LayerContext<'_, S>) -> bool {
         let metadata = event.metadata();
         // The more verbose a level, the greater it is.
-        if *metadata.level() > Level::WARN || metadata.target() == TARGET {
+        let bounded = [TARGET, damage_log::TARGET].contains(&metadata.target());
+        if *metadata.level() > Level::WARN || bounded {
             return true;
         }
         let place = (metadata.file().unwrap_or("?"), metadata.line().unwrap_or(0));

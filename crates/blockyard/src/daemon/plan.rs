@@ -1,6 +1,6 @@
 //! What the daemon will do, with every setting decided.
 
-use crate::config::{Config, IoMode, IoThreads, LogFormat, ServeSettings, SocketMode};
+use crate::config::{Config, IoMode, IoThreads, LogFormat, ServeSettings, SocketMode, Switch};
 use crate::size::Size;
 use blockyard_block::{CLUSTER_SIZE, Error, ErrorKind, HashAlgorithm, Result};
 use std::path::{Path, PathBuf};
@@ -22,6 +22,7 @@ pub(crate) struct Plan {
     pub(crate) io: IoMode,
     /// If set: how many threads serve NBD on rings.
     pub(crate) io_threads: Option<usize>,
+    pub(crate) verify_reads: bool,
     pub(crate) nbd_socket: PathBuf,
     pub(crate) api_socket: PathBuf,
     /// If set: where to listen for peers.
@@ -77,6 +78,7 @@ impl Plan {
             reclaim_above_bytes: settings.reclaim_above.map(|size| size.0),
             io: settings.io.unwrap_or_default(),
             io_threads: settings.io_threads.map(|IoThreads(count)| count),
+            verify_reads: settings.verify_reads.is_some_and(|Switch(on)| on),
             nbd_socket: socket(&nbd_socket, "--nbd-socket")?,
             api_socket: socket(&config.api_socket()?, "--api-socket")?,
             peer_authority: PeerAuthority::of(

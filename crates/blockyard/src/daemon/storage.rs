@@ -58,6 +58,7 @@ impl Storage {
             capacity_bytes: plan.capacity_bytes,
             data_elsewhere: data_is_elsewhere(plan)?,
             boot_id: boot_id()?,
+            verify_reads: plan.verify_reads,
             ..OpenOptions::default()
         };
         let pool = block_on(Pool::open(directory, data, Box::new(journal), open_options)).map_err(

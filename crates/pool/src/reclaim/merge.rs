@@ -9,6 +9,7 @@
 
 use super::Work;
 use super::users::{User, Users};
+use crate::damage::{Remedy, mismatch};
 use crate::pool::Pool;
 use crate::records::RecordKey;
 use crate::regions::{Intent, Watch};
@@ -201,10 +202,7 @@ impl<D: Directory> Pool<D> {
         work.account.differed += 1;
         for (cluster, bytes) in [(pair.loser, of_loser), (pair.survivor, of_survivor)] {
             if Some(self.hash_algorithm().hash(bytes)) != hash_of_loser {
-                let offset = cluster.data_offset();
-                let message =
-                    format!("data at {offset} does not match its hash: run `blockyard scrub`");
-                self.lock().note_damage(message);
+                self.lock().note_damaged(cluster, mismatch(cluster), Remedy::Scrub, &[]);
             }
         }
         Ok(())

@@ -15,6 +15,8 @@ pub(crate) struct Machine {
     now_ms: u64,
     capacity_bytes: Option<u64>,
     reserve_bytes: u64,
+    #[allow(dead_code, reason = "each test program uses a part of the machine")]
+    pub(crate) verify_reads: bool,
 }
 
 pub(crate) fn name(text: &str) -> ImageName {
@@ -63,8 +65,14 @@ impl Machine {
     pub(crate) fn with_hash(seed: u64, hash: HashAlgorithm) -> Machine {
         let world = SimWorld::new(seed);
         let executor = Executor::new(&world);
-        let mut machine =
-            Machine { world, executor, now_ms: 0, capacity_bytes: None, reserve_bytes: 0 };
+        let mut machine = Machine {
+            world,
+            executor,
+            now_ms: 0,
+            capacity_bytes: None,
+            reserve_bytes: 0,
+            verify_reads: false,
+        };
         let directory = machine.world.directory();
         machine.executor.run(async move {
             let data = directory.create("data").await.unwrap();
@@ -90,6 +98,7 @@ impl Machine {
             grow_regions: 1,
             space_reserve_bytes: self.reserve_bytes,
             sort_records_max: 100,
+            verify_reads: self.verify_reads,
             ..OpenOptions::default()
         };
         let pool = self.executor.run(async move {

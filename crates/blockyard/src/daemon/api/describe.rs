@@ -71,6 +71,9 @@ pub(super) fn scrub(scrub: pool::Scrub) -> api::ScrubReport {
         clusters_damaged: scrub.clusters_damaged,
         damage: scrub.damage.into_iter().map(damage).collect(),
         healed: scrub.healed.into_iter().map(damage).collect(),
+        hashes_restored: scrub.hashes_restored,
+        hashes_made: scrub.hashes_made,
+        hashes_lost: scrub.hashes_lost,
     }
 }
 

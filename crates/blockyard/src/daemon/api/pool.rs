@@ -1,8 +1,9 @@
 //! The pool as a whole.
 
-use super::answer::{Body, Failure};
+use super::answer::{Body, Failure, InQuery};
 use super::{Shared, blocking, describe};
 use crate::daemon::Daemon;
+use crate::daemon::damage_log::ScrubLog;
 use crate::daemon::jobs::JobHandle;
 use crate::size::human;
 use axum::extract::State;
@@ -10,11 +11,13 @@ use axum::http::StatusCode;
 use axum::response::Json;
 use blockyard_api::{ErrorBody, Job, JobKind, JobReport, PoolStatus, ProgressUnit, ReclaimSpace};
 use blockyard_block::{Error, ErrorKind, Result};
-use blockyard_pool::ReclaimOptions;
+use blockyard_pool::{ReclaimOptions, ScrubOptions};
 use pollster::block_on;
+use serde::Deserialize;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
+use utoipa::IntoParams;
 
 /// A scrub that was held up by a slow disk need not make up for it.
 const REST_MAX: Duration = Duration::from_millis(200);
@@ -25,23 +28,38 @@ pub(super) async fn status(State(daemon): Shared) -> Result<Json<PoolStatus>, Fa
     blocking(daemon, |daemon| describe::pool_status(daemon)).await.map(Json)
 }
 
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ScrubQuery {
+    /// Where hashes were lost with a damaged page of the hash table and cannot be restored, make them of the data as it is.
+    #[serde(default)]
+    rehash: bool,
+}
+
 /// Compares every cluster that has a trusted hash with it, as a job.
-#[utoipa::path(post, path = "/v1/pool/scrub", responses(
+#[utoipa::path(post, path = "/v1/pool/scrub", params(ScrubQuery), responses(
     (status = 202, body = Job),
     (status = "4XX", body = ErrorBody)))]
-pub(super) async fn scrub(State(daemon): Shared) -> Result<(StatusCode, Json<Job>), Failure> {
-    let start = |daemon: &Arc<Daemon>| {
+pub(super) async fn scrub(
+    State(daemon): Shared,
+    InQuery(query): InQuery<ScrubQuery>,
+) -> Result<(StatusCode, Json<Job>), Failure> {
+    let options = ScrubOptions { rehash: query.rehash };
+    let start = move |daemon: &Arc<Daemon>| {
         let scrubbed = Arc::clone(daemon);
-        let work = move |job: &JobHandle| run_scrub(&scrubbed, job);
+        let work = move |job: &JobHandle| run_scrub(&scrubbed, options, job);
         daemon.jobs.start(JobKind::Scrub, None, ProgressUnit::Clusters, work)
     };
     Ok((StatusCode::ACCEPTED, Json(blocking(daemon, start).await?)))
 }
 
 /// Rests as long as it works, so that guests have the disk to themselves half of the time.
-fn run_scrub(daemon: &Daemon, job: &JobHandle) -> Result<JobReport> {
+fn run_scrub(daemon: &Daemon, options: ScrubOptions, job: &JobHandle) -> Result<JobReport> {
     let mut rested = Instant::now();
-    let scrub = block_on(daemon.pool.scrub(|scrub| {
+    let mut log = ScrubLog::default();
+    let scrub = block_on(daemon.pool.scrub_with(options, |scrub| {
+        log.tell(scrub);
         job.set_total(scrub.clusters_total);
         let go_on = job.progress(scrub.clusters_done).is_ok();
         if go_on {
@@ -50,6 +68,7 @@ fn run_scrub(daemon: &Daemon, job: &JobHandle) -> Result<JobReport> {
         rested = Instant::now();
         go_on
     }))?;
+    log.end(&scrub);
     job.check()?;
     Ok(JobReport::Scrub(describe::scrub(scrub)))
 }

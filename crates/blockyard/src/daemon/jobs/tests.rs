@@ -15,6 +15,9 @@ fn report() -> JobReport {
         clusters_damaged: 0,
         damage: Vec::new(),
         healed: Vec::new(),
+        hashes_restored: 0,
+        hashes_made: 0,
+        hashes_lost: 0,
     })
 }
 
