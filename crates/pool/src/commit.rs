@@ -278,13 +278,8 @@ impl State {
         self.images.iter().filter(|(_, image)| image.record.hidden).map(|(id, _)| *id).collect()
     }
 
-    /// The extents of an image in order, with their index.
-    pub(crate) fn image_extents(&self, image: ImageId) -> Vec<(u64, ExtentId)> {
-        self.image_extents_from(image, 0, usize::MAX)
-    }
-
-    /// The same from the extent `first` on, at least `count` if there are so many: all of a large image are not for
-    /// memory.
+    /// The extents of an image in order, with their index, from the extent `first` on: at least `count` if there are so
+    /// many; all of a large image are not for memory.
     pub(crate) fn image_extents_from(
         &self,
         image: ImageId,
