@@ -85,7 +85,7 @@ impl<D: Directory> Pool<D> {
     }
 
     /// Why a hash is not there.
-    fn untrusted(&self) -> Error {
+    pub(crate) fn untrusted(&self) -> Error {
         let lost = self.lock().lost_hashes().0;
         let untrusted = self.status().map_or(0, |status| status.clusters_untrusted);
         let untrusted = untrusted.saturating_sub(lost);

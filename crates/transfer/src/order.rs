@@ -340,7 +340,7 @@ async fn greet<D: Directory>(session: &mut Session<'_>, pool: &Pool<D>) -> Resul
     let ours = pool.identity().1.name();
     if theirs != ours {
         let message = format!(
-            "the peer's pool hashes with {theirs}, this one with {ours}, so their hashes cannot be compared: export and import the image, or make one of the pools anew with the other's --hash"
+            "one pool hashes with {theirs}, the other with {ours}, so their hashes cannot be compared: export and import the image, or make one of the pools anew with the other's --hash"
         );
         return Err(Error::new(ErrorKind::Unsupported, message));
     }

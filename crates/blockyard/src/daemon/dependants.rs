@@ -71,9 +71,12 @@ impl Dependants {
     pub(crate) fn check_none(&self, image: ImageId, name: &ImageName) -> Result<()> {
         let dependants = self.of_image(image);
         let Some(first) = dependants.first() else { return Ok(()) };
-        let (count, peer) = (dependants.len(), &first.peer);
+        let which = match dependants.len() {
+            1 => format!("an image of {} is", first.peer),
+            count => format!("{count} images of peers ({} has the first) are", first.peer),
+        };
         let message = format!(
-            "{count} images of peers ({peer} has the first) are filled from {name}: wait until they are, or remove those that `image info` shows and that never come back with `image remove-dependant`, or all with --force: what they lack is lost to them"
+            "{which} filled from {name}: wait until that is done (`image fill` there brings the rest of one that is not), or remove those that `image info` shows and that never come back with `image remove-dependant`, or all with --force: what they lack is lost to them"
         );
         Err(Error::new(ErrorKind::Busy, message))
     }

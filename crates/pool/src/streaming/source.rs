@@ -6,7 +6,7 @@ use super::ExtentHashes;
 use crate::hashes::Known;
 use crate::query::EXTENTS_AT_ONCE;
 use crate::volume::Volume;
-use blockyard_block::{ContentHash, Error, ErrorKind, Result};
+use blockyard_block::{ContentHash, Result};
 use blockyard_io::Directory;
 
 impl<D: Directory> Volume<D> {
@@ -57,23 +57,16 @@ impl<D: Directory> Volume<D> {
                 match known {
                     None => bytes.extend_from_slice(&[0; 32]),
                     Some(Known::Hash(hash)) => bytes.extend_from_slice(&hash.0),
-                    Some(Known::Untrusted) => return Err(untrusted()),
+                    Some(Known::Untrusted) => return Err(pool.untrusted()),
                 }
             }
         }
         bytes.resize(ExtentHashes::BYTES, 0);
-        ExtentHashes::from_bytes(bytes).ok_or_else(untrusted)
+        ExtentHashes::from_bytes(bytes).ok_or_else(|| pool.untrusted())
     }
 
     /// The image's root hash, as [`Pool::digest`] tells it.
     pub async fn digest(&self) -> Result<ContentHash> {
         self.pool().digest_of(self.id()).await
     }
-}
-
-fn untrusted() -> Error {
-    Error::new(
-        ErrorKind::Busy,
-        "clusters of the image are still to be hashed again after a crash: try again soon",
-    )
 }

@@ -36,7 +36,8 @@ pub(crate) fn run(flags: &Flags, session: &Session) -> Result<()> {
 fn text(profile: &ImageProfile) -> String {
     let bytes = profile.offsets.len() as u64 * profile.run_bytes;
     let what = match (profile.recording, profile.offsets.is_empty()) {
-        (true, _) => "being recorded",
+        (true, true) => return "being recorded: nothing was read yet\n".to_owned(),
+        (true, false) => "being recorded",
         (false, true) => return "nothing is recorded\n".to_owned(),
         (false, false) => "kept",
     };

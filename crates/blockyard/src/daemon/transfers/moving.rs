@@ -229,11 +229,15 @@ impl Moving<'_> {
         if self.wanted.direction == Direction::Pull {
             return self.daemon.pool.give_up_parts(&self.wanted.here);
         }
-        // It may know already; if it cannot be reached it forgets the part after a day.
-        if self.again
-            && let Ok((wire, _)) = call(self.daemon, self.wanted)
-        {
-            block_on(give_up(wire, &self.daemon.pool, &self.wanted.there));
+        // It may know already.
+        if !self.again {
+            return;
+        }
+        match call(self.daemon, self.wanted) {
+            Ok((wire, _)) => block_on(give_up(wire, &self.daemon.pool, &self.wanted.there)),
+            Err(_) => {
+                self.job.note("the peer could not be told: it keeps what came for a day at most")
+            }
         }
     }
 }
