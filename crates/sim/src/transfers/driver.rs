@@ -40,7 +40,8 @@ pub fn run_transfers(seed: u64, verbose: bool) -> Outcome {
     net.trace(format_args!("{scenario:?}"));
     let survival = [Survival::Acknowledged; 2];
     let states = [const { State::Down { until_ms: u64::MAX } }; 2];
-    let mut driver = Driver { net, executors, states, survival, failed_syncs: [0; 2], idle: 0 };
+    let (clients, failed_syncs) = (Vec::new(), [0; 2]);
+    let mut driver = Driver { net, executors, states, survival, clients, failed_syncs, idle: 0 };
     let violation = driver.play().err();
     driver.close();
     driver.outcome(violation)
@@ -60,6 +61,8 @@ struct Driver {
     executors: [Executor; 3],
     states: [State; 2],
     survival: [Survival; 2],
+    /// Those of one site and one process of it each.
+    clients: Vec<(usize, u64, Task<()>)>,
     /// Failed syncs of each world when its pool was opened.
     failed_syncs: [u64; 2],
     /// Nothing happened for so many moments.
@@ -119,14 +122,23 @@ impl Driver {
             }
         }
         for _ in 0..2 {
-            let clients = self.start_clients(3);
-            self.drive(|_| clients.iter().all(Task::is_done))?;
+            self.start_clients(3);
+            self.drive(Driver::clients_are_done)?;
         }
         Ok(())
     }
 
-    fn start_clients(&mut self, each: u64) -> Vec<Task<()>> {
-        let mut clients = Vec::new();
+    /// None is left that a crash has not ended.
+    fn clients_are_done(&self) -> bool {
+        let ended = |index: &usize, process: &u64| self.site(*index).process.get() != *process;
+        self.clients.iter().all(|(index, process, task)| task.is_done() || ended(index, process))
+    }
+
+    fn note_client(&mut self, index: usize, task: Task<()>) {
+        self.clients.push((index, self.site(index).process.get(), task));
+    }
+
+    fn start_clients(&mut self, each: u64) {
         for index in 0..2 {
             if !matches!(self.states[index], State::Runs) {
                 continue;
@@ -135,10 +147,10 @@ impl Driver {
                 let context = Rc::clone(&self.site(index).context);
                 let requests = 5 + self.below(25);
                 let client = Client { context, number };
-                clients.push(self.executors[index].spawn(client.run_requests(requests)));
+                let task = self.executors[index].spawn(client.run_requests(requests));
+                self.note_client(index, task);
             }
         }
-        clients
     }
 
     /// Asks for a transfer of some image.
@@ -239,7 +251,9 @@ impl Driver {
         let Some(transfer) = transfers.iter().find(is_here) else { return };
         let image = Rc::clone(&transfer.image);
         let client = Client { context: Rc::clone(&self.site(index).context), number: 9 };
-        drop(self.executors[index].spawn(async move { client.remove_image(&image).await }));
+        let task = self.executors[index].spawn(async move { client.remove_image(&image).await });
+        drop(transfers);
+        self.note_client(index, task);
     }
 
     /// A kill or a power cut of one of the machines, now.
@@ -447,6 +461,7 @@ impl Driver {
             site.busy.get() == 0 && site.debts.list().is_empty() && filled()
         };
         self.all_run()
+            && self.clients_are_done()
             && self.net.transfers.borrow().iter().all(|transfer| transfer.ended.get())
             && self.net.sites.iter().all(idle)
     }
