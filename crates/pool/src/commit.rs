@@ -204,6 +204,7 @@ impl<D: Directory> Pool<D> {
     pub fn tick(&self, now_ms: u64) {
         let mut state = self.lock();
         state.now_ms = now_ms;
+        state.regions.in_vain.expire(now_ms);
         let interval = state.options.commit_interval_ms;
         let dirty = !state.dirty.is_empty() || state.bytes_since_capture > 0;
         if !dirty {

@@ -36,6 +36,8 @@ pub(crate) struct HashCopies {
     pages: [Option<PageCopy>; PAGES_PER_REGION],
 }
 
+/// A page is lost to another reader, found again, and lost: so often, and it is damage.
+const TRIES_MAX: usize = 4;
 const PAGES_PER_REGION: usize = EXTENT_CLUSTERS / PAGE_HASHES;
 
 /// Regions cleared with one pair of syncs.
@@ -57,13 +59,15 @@ impl<D: Directory> Pool<D> {
         cluster: ClusterIndex,
         copy: &mut Option<PageCopy>,
     ) -> Result<Known> {
-        loop {
+        let page = HashPage::of(cluster);
+        for _ in 0..TRIES_MAX {
             if let Some(known) = self.known_from(cluster, copy.as_ref()) {
                 return Ok(known);
             }
             // If there is none, the cluster has lost its hash now.
-            *copy = self.read_hash_page(HashPage::of(cluster)).await?;
+            *copy = self.read_hash_page(page).await?;
         }
+        self.known_from(cluster, copy.as_ref()).ok_or_else(|| damaged_page(page))
     }
 
     /// The same for clusters that are asked for in order: the hashes of a region are read at once.
@@ -116,10 +120,11 @@ impl<D: Directory> Pool<D> {
         current.then(|| Known::Hash(hash_in_page(&copy.bytes, cluster)))
     }
 
-    /// A page of the hash table that matches its checksum. `None` if it does not: then its hashes are lost, and its clusters
-    /// untrusted.
+    /// A page of the hash table that matches its checksum. `None` if it does not, read twice: then its hashes are lost, and
+    /// its clusters untrusted.
     async fn read_hash_page(&self, page: HashPage) -> Result<Option<PageCopy>> {
         let mut before = self.lock().regions.page_checksums(page);
+        let mut differed = false;
         loop {
             let (result, bytes) =
                 self.hashes.read(page.offset(), BufferMut::zeroed(CLUSTER_SIZE)).await;
@@ -132,14 +137,16 @@ impl<D: Directory> Pool<D> {
             if after.contains(&checksum) {
                 return Ok(Some(PageCopy { page, checksum, bytes }));
             }
-            if before == after && !state.regions.is_being_written(page) {
-                if after.is_empty() {
-                    return Err(damaged_page(page));
-                }
+            if after.is_empty() {
+                // Somebody else has found it so.
+                return Ok(None);
+            }
+            let differs = before == after && !state.regions.is_being_written(page);
+            if differs && differed {
                 state.lose_hash_page(page, &bytes);
                 return Ok(None);
             }
-            before = after;
+            (before, differed) = (after, differs);
         }
     }
 

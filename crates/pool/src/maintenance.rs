@@ -3,6 +3,7 @@
 //! waits for space is served between any two.
 
 use crate::pool::Pool;
+use crate::regions::Intent;
 use crate::state::State;
 use blockyard_block::{EXTENT_CLUSTERS, EXTENT_SIZE, Error, ErrorKind, RegionIndex, Result};
 use blockyard_io::{Directory, Disk};
@@ -321,8 +322,9 @@ impl State {
 
     /// Free clusters need not be trusted: they must not keep their region's intent.
     pub(crate) fn settle_free_clusters(&mut self) {
+        let untrusted = self.regions.untrusted().map(|(region, _)| region);
         let regions: Vec<RegionIndex> =
-            self.regions.untrusted().map(|(region, _)| region).collect();
+            untrusted.filter(|region| self.regions.intent(*region) != Intent::None).collect();
         for region in regions {
             let allocator = &self.allocator;
             self.regions.settle_free(region, |cluster| !allocator.is_idle(cluster));

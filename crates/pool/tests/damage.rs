@@ -338,6 +338,30 @@ fn hashes_lost_with_a_page_accuse_nobody_and_a_scrub_restores_what_it_proves() {
     });
 }
 
+/// Those who find the damage at the same time all go on.
+#[test]
+fn writes_that_meet_a_damaged_page_of_hashes_together_go_on() {
+    for seed in 0..30 {
+        let mut machine = Machine::new(seed);
+        made(&mut machine, &[("a", &[1, 2, 3, 4, 5, 6, 7, 8])]);
+        lose_hashes(&mut machine, 3);
+        let pool = machine.open();
+        let writes: Vec<_> = (0..8u64)
+            .map(|at| {
+                let pool = Arc::clone(&pool);
+                machine.executor.spawn(async move {
+                    let a = pool.open_image(&name("a"), client(true)).unwrap();
+                    a.write(at * 4096 + 100, Buffer::copy_of(&[9; 50]), false).await
+                })
+            })
+            .collect();
+        machine.pass(&pool, 1000);
+        for write in writes {
+            assert_eq!(write.take().unwrap().map_err(|error| error.to_string()), Ok(()));
+        }
+    }
+}
+
 #[test]
 fn lost_hashes_that_cannot_be_proved_are_made_anew_only_when_asked_for() {
     let mut machine = Machine::new(12);

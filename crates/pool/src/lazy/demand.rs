@@ -23,8 +23,12 @@ impl<D: Directory> Pool<D> {
                     return Ok(());
                 }
                 let can_come = lazy.check_can_come(&absent, started, now);
-                // An origin that gave up the image may give it again: whoever fetches asks it because of this.
-                lazy.want(&absent);
+                match can_come {
+                    Ok(()) => lazy.want(&absent),
+                    // An origin that gave up the image may give it again: whoever fetches asks it because of this.
+                    Err(_) if lazy.broken.is_none() => lazy.want(&absent[..1]),
+                    Err(_) => {}
+                }
                 can_come
             };
             self.demand_event.notify(usize::MAX);

@@ -48,6 +48,14 @@ impl InVain {
         }
     }
 
+    /// Forgets what is not to be remembered any more.
+    pub(crate) fn expire(&mut self, now_ms: u64) {
+        if !self.contents.is_empty() {
+            let is_young = |since_ms: &u64| now_ms.saturating_sub(*since_ms) < REMEMBERED_MS;
+            self.contents.retain(|_, (since_ms, ended)| !*ended || is_young(since_ms));
+        }
+    }
+
     /// Clusters with these hashes were stored.
     pub(crate) fn forget(&mut self, hashes: &[ContentHash]) {
         if self.contents.is_empty() {

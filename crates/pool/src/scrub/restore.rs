@@ -55,10 +55,10 @@ impl<D: Directory> Pool<D> {
         let mut state = self.lock();
         let left: Vec<ClusterIndex> = state.lost_clusters(page).collect();
         scrub.hashes_lost += of_data(&left);
-        if let Some(page) = state.lost_pages.get_mut(&page) {
-            page.is_tried = true;
+        match state.lost_pages.get_mut(&page) {
+            Some(lost) if !left.is_empty() => lost.is_tried = true,
+            _ => drop(state.lost_pages.remove(&page)),
         }
-        state.forget_found_pages();
     }
 
     /// Whether the page has its checksum with these hashes on it.
