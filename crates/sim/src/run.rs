@@ -105,6 +105,11 @@ impl Run {
                 }
             }
             match self.wait(&task)? {
+                Ok(pool) if self.context.faulty.get() && lost_a_list(&pool) => {
+                    self.context.trace("a list could not be read: it can at the next open");
+                    drop(pool);
+                    self.crash();
+                }
                 Ok(pool) => return self.begin_service(pool),
                 Err(error) if self.context.faulty.get() => {
                     self.context.trace(format_args!("opening failed: {error}"));
@@ -352,6 +357,10 @@ impl Run {
 }
 
 /// Makes one to three of the next operations fail.
+fn lost_a_list(pool: &SimPool) -> bool {
+    pool.lazy_images().iter().any(|lazy| lazy.broken.is_some())
+}
+
 pub(crate) fn arm_faults(context: &Context, within: u64) {
     const KINDS: [Option<OperationKind>; 8] = [
         None,

@@ -54,7 +54,12 @@ pub(super) async fn answer_call(net: Rc<Net>, site: Rc<Site>, wire: Wire) {
     let since = std::cell::Cell::new(0);
     let noted = |order: &Asked| {
         net.trace(format_args!("asked for: {:?} {}", order.direction, order.image));
-        since.set(pushed(&net, order).map_or(0, |transfer| transfer.event()));
+        let transfer = pushed(&net, order);
+        since.set(transfer.as_ref().map_or(0, |transfer| transfer.event()));
+        if let Some(late) = transfer.filter(|transfer| transfer.ended.get()) {
+            // Sent by a process that is gone, it comes after the word that it was given up.
+            late.part_may_stay.set(true);
+        }
         *asked.borrow_mut() = Some(order.clone());
         // Of places there are as many as machines need here.
         Ok(())
