@@ -356,11 +356,12 @@ impl Run {
     }
 }
 
-/// Makes one to three of the next operations fail.
+/// Of an image that is used while it is filled.
 fn lost_a_list(pool: &SimPool) -> bool {
     pool.lazy_images().iter().any(|lazy| lazy.broken.is_some())
 }
 
+/// Makes one to three of the next operations fail.
 pub(crate) fn arm_faults(context: &Context, within: u64) {
     const KINDS: [Option<OperationKind>; 8] = [
         None,
