@@ -165,8 +165,10 @@ pub(crate) struct State {
     /// Numbers the files of sorts.
     pub(crate) sorts: u64,
     pub(crate) sort_files: u64,
-    /// In memory only: who asks was here before a crash.
-    pub(crate) parts_given_up: u64,
+    /// How often parts were given up, and the last names with their number. In memory only: who asks was here before a
+    /// crash.
+    pub(crate) given_up: u64,
+    pub(crate) names_given_up: VecDeque<(ImageName, u64)>,
 
     /// The generation that changes made now belong to.
     pub(crate) generation: Generation,
@@ -255,7 +257,8 @@ impl State {
             counted: None,
             sorts: 0,
             sort_files: 0,
-            parts_given_up: 0,
+            given_up: 0,
+            names_given_up: VecDeque::new(),
             generation: Generation(1),
             durable: Generation(0),
             settled: Generation(0),

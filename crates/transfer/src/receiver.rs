@@ -81,10 +81,8 @@ pub(crate) async fn receive_image<D: Directory>(
         return Ok(Account { size, ..Account::default() });
     }
     let receive = pool.begin_receive(name, size, receiver.now_unix_s).await?;
-    if pool.parts_given_up() != given_up {
-        // Perhaps this one, by whoever asked for it, had lost power, and was cancelled.
-        pool.keep_no_open_part(name);
-    }
+    // Whoever asked for this may have lost power, and cancelled it, before its first words came.
+    pool.keep_no_part_given_up_since(given_up, name);
     let mut target = Target::Image(Box::new(receive));
     let mut summaries = Vec::new();
     let lazy = receiver.origin.is_some();

@@ -14,6 +14,9 @@ use blockyard_block::{Error, ErrorKind, ImageId, ImageName, Result};
 use blockyard_io::Directory;
 use std::sync::Arc;
 
+/// Names of images that were given up lately are remembered: as many.
+const GIVEN_UP_MAX: usize = 256;
+
 /// Parts of received images that are left at a time; then the oldest goes.
 const LEFT_MAX: usize = 16;
 
@@ -93,21 +96,24 @@ impl<D: Directory> Pool<D> {
     pub fn give_up_parts(&self, name: &ImageName) {
         {
             let mut state = self.lock();
-            state.parts_given_up += 1;
+            state.note_given_up(name);
             state.keep_no_open_part(name);
         }
         self.remove_parts(name);
     }
 
-    /// How often parts were given up. Whoever begins to receive what it was asked for before that tells
-    /// [`Pool::keep_no_open_part`].
+    /// How often parts were given up.
     pub fn parts_given_up(&self) -> u64 {
-        self.lock().parts_given_up
+        self.lock().given_up
     }
 
-    /// What is being received of an image of this name is not left behind when it is cut off.
-    pub fn keep_no_open_part(&self, name: &ImageName) {
-        self.lock().keep_no_open_part(name);
+    /// If an image of this name was given up since parts had been given up so often, what is being received of one is not
+    /// left behind when it is cut off: perhaps it was asked for before that.
+    pub fn keep_no_part_given_up_since(&self, given_up: u64, name: &ImageName) {
+        let mut state = self.lock();
+        if state.names_given_up.iter().any(|(other, number)| other == name && *number > given_up) {
+            state.keep_no_open_part(name);
+        }
     }
 
     /// Removes what was received before of an image of this name.
@@ -127,6 +133,14 @@ impl State {
             })
         });
         described.collect()
+    }
+
+    fn note_given_up(&mut self, name: &ImageName) {
+        self.given_up += 1;
+        self.names_given_up.push_back((name.clone(), self.given_up));
+        if self.names_given_up.len() > GIVEN_UP_MAX {
+            self.names_given_up.pop_front();
+        }
     }
 
     /// Only in memory: after a crash it is a part like others.

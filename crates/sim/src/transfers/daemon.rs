@@ -72,7 +72,11 @@ pub(super) async fn answer_call(net: Rc<Net>, site: Rc<Site>, wire: Wire) {
     if let Some(transfer) = &pushed
         && !site.context.faulty.get()
     {
-        transfer.has_come(&net, since.get(), progress.moved.get());
+        match &done {
+            // It dropped what came, whether the other side hears of that or not.
+            Err(failed) if !failed.cut => transfer.drops_what_came(),
+            _ => transfer.has_come(&net, since.get(), progress.moved.get()),
+        }
     }
     match done {
         Ok(_) => {

@@ -106,6 +106,11 @@ impl Transfer {
         self.events.get()
     }
 
+    /// All has to come again.
+    pub(super) fn drops_what_came(&self) {
+        self.came.take();
+    }
+
     /// A call that began at the event `since` was answered, and so far it came. What an earlier one brought must not have
     /// come again.
     pub(super) fn has_come(&self, net: &Net, since: u64, moved: Moved) {
