@@ -1,7 +1,6 @@
 //! Calling a peer.
 
 use crate::authority::Authority;
-use crate::closing::{Held, Hold};
 use crate::identity::{Identity, PeerId};
 use crate::message::{MESSAGE_BYTES_MAX, Message};
 use crate::tls::client_config;
@@ -45,12 +44,9 @@ pub fn connect(
         tokio::time::timeout(CONNECT_TIME, call(Arc::new(config), name, address)).await
     });
     match called {
-        Ok(Ok((outgoing, streaming, hold))) => {
+        Ok(Ok((outgoing, streaming))) => {
             let (to_wire, incoming) = mpsc::channel(QUEUE);
-            runtime.spawn(async move {
-                pass_on(streaming, to_wire).await;
-                hold.release().await;
-            });
+            runtime.spawn(pass_on(streaming, to_wire));
             Ok(Wire::new(runtime, outgoing, incoming))
         }
         Ok(Err(error)) => Err(error),
@@ -58,7 +54,7 @@ pub fn connect(
     }
 }
 
-type Call = (mpsc::Sender<v1::Message>, Streaming<v1::Message>, Hold);
+type Call = (mpsc::Sender<v1::Message>, Streaming<v1::Message>);
 
 async fn call(
     config: Arc<rustls::ClientConfig>,
@@ -66,7 +62,7 @@ async fn call(
     address: &str,
 ) -> Result<Call> {
     // Connected by hand first: what the layers above make of an error does not say what it was.
-    let (stream, alert, hold) =
+    let (stream, alert) =
         dial(config, name, address).await.map_err(|error| refused(address, &error))?;
     let turned_away = |error: Error| match alert.lock() {
         Ok(alert) => alert.map_or(error, |alert| told_by_alert(address, alert)),
@@ -81,20 +77,19 @@ async fn call(
     let (outgoing, messages) = mpsc::channel(QUEUE);
     let answer = client.transfer(ReceiverStream::new(messages)).await;
     let answer = answer.map_err(|status| turned_away(broken(&status).at(address)))?;
-    Ok((outgoing, answer.into_inner(), hold))
+    Ok((outgoing, answer.into_inner()))
 }
 
 async fn dial(
     config: Arc<rustls::ClientConfig>,
     name: ServerName<'static>,
     address: &str,
-) -> io::Result<(Watched, Alert, Hold)> {
+) -> io::Result<(Watched, Alert)> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let stream = TlsConnector::from(config).connect(name, stream).await?;
     let alert = Alert::default();
-    let (hold, held) = Hold::new();
-    Ok((Watched { stream, alert: Arc::clone(&alert), held }, alert, hold))
+    Ok((Watched { stream, alert: Arc::clone(&alert) }, alert))
 }
 
 /// What the other side's TLS has said in the end. In TLS 1.3 it judges our certificate when for us the handshake is over.
@@ -104,7 +99,6 @@ type Alert = Arc<Mutex<Option<AlertDescription>>>;
 struct Watched {
     stream: TlsStream<TcpStream>,
     alert: Alert,
-    held: Held,
 }
 
 impl Watched {
@@ -126,7 +120,6 @@ impl AsyncRead for Watched {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.held.check(context)?;
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         self.note(polled)
     }
@@ -138,7 +131,6 @@ impl AsyncWrite for Watched {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.held.check(context)?;
         let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.note(polled)
     }
@@ -148,7 +140,6 @@ impl AsyncWrite for Watched {
         context: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.held.check(context)?;
         let polled = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
         self.note(polled)
     }
@@ -158,13 +149,11 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.held.check(context)?;
         let polled = Pin::new(&mut self.stream).poll_flush(context);
         self.note(polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.held.check(context)?;
         let polled = Pin::new(&mut self.stream).poll_shutdown(context);
         self.note(polled)
     }

@@ -8,7 +8,6 @@
 mod allowed;
 mod authority;
 mod client;
-mod closing;
 mod crew;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
