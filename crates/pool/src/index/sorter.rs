@@ -48,8 +48,14 @@ impl<D: Directory> Sorter<D> {
         &self.prefix
     }
 
+    /// Whether the next record makes what is in memory go to a file; and bytes of that.
+    pub(crate) fn spills_next(&self) -> Option<u64> {
+        let is_full = self.memory.len() == self.memory_max;
+        is_full.then(|| self.memory_max as u64 * size_of::<Record>() as u64)
+    }
+
     pub(crate) async fn push(&mut self, record: Record) -> Result<()> {
-        if self.memory.len() == self.memory_max {
+        if self.spills_next().is_some() {
             let spilled = self.spill().await;
             self.note(spilled)?;
         }

@@ -12,14 +12,11 @@ use std::sync::Arc;
 pub(super) struct Sort<D: Directory> {
     pool: Arc<Pool<D>>,
     sorter: Sorter<D>,
-    memory_max: u64,
-    count: u64,
 }
 
 impl<D: Directory> Sort<D> {
     pub(super) fn new(pool: &Arc<Pool<D>>) -> Sort<D> {
-        let memory_max = pool.lock().options.sort_records_max as u64;
-        Sort { pool: Arc::clone(pool), sorter: pool.new_sorter(), memory_max, count: 0 }
+        Sort { pool: Arc::clone(pool), sorter: pool.new_sorter() }
     }
 
     /// What the names of its files begin with.
@@ -28,11 +25,9 @@ impl<D: Directory> Sort<D> {
     }
 
     pub(super) async fn push(&mut self, record: Record) -> Result<()> {
-        // Memory is full: what is in it goes to a file.
-        if self.count > 0 && self.count.is_multiple_of(self.memory_max) {
-            check_room(&self.pool, self.memory_max * size_of::<Record>() as u64).await?;
+        if let Some(bytes) = self.sorter.spills_next() {
+            check_room(&self.pool, bytes).await?;
         }
-        self.count += 1;
         self.sorter.push(record).await
     }
 
