@@ -101,7 +101,8 @@ impl State {
         }
     }
 
-    /// The same of one that is reported otherwise. Returns what was known of it; that is not forgotten.
+    /// The same of one that is reported otherwise. Returns what was known of it; that is not forgotten. Of more than are
+    /// noted, all is: each look at them would be news again.
     pub(crate) fn note_scrubbed(
         &mut self,
         cluster: ClusterIndex,
@@ -112,7 +113,7 @@ impl State {
         self.forget_void_damage();
         let known = self.damage.clusters.get(&cluster).map(|noted| noted.remedy);
         if known.is_none() && self.damage.clusters.len() >= NOTES_MAX {
-            return None;
+            return Some(Remedy::None);
         }
         let regions = &mut self.regions;
         let noted = self.damage.clusters.entry(cluster).or_insert_with(|| Noted {

@@ -155,18 +155,19 @@ impl<D: Directory> Pool<D> {
             Verified::Bytes(bytes) => return Ok(bytes),
             Verified::Mismatch { place, expected, .. } => (place, expected),
         };
-        let in_vain = {
-            let state = self.lock();
-            state.regions.in_vain.is_so(&expected, state.now_ms)
+        let in_vain = self.lock().regions.in_vain.is_so(&expected);
+        let healed = match in_vain {
+            true => Vec::new(),
+            false => self.heal(&[(place, expected)]).await.unwrap_or_default(),
         };
-        if !in_vain {
-            self.heal(&[(place, expected)]).await.unwrap_or_default();
-        }
         let again = self.read_verified(image, cluster).await?;
         let mut state = self.lock();
         match again {
             Verified::Bytes(bytes) => {
-                if let Ok(found) = state.image(image) {
+                // Else the medium has returned it right this time.
+                if healed.contains(&place)
+                    && let Ok(found) = state.image(image)
+                {
                     let (name, offset) = (&found.record.name, cluster * CLUSTER_SIZE as u64);
                     let message = format!(
                         "{name} at {offset} did not match its hash; it was healed from an equal cluster"

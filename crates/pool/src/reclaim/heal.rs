@@ -31,8 +31,7 @@ pub(crate) struct InVain {
 impl InVain {
     fn begin(&mut self, hash: ContentHash, now_ms: u64) {
         if self.contents.len() >= REMEMBERED_MAX {
-            self.contents
-                .retain(|_, (since_ms, _)| now_ms.saturating_sub(*since_ms) < REMEMBERED_MS);
+            self.expire(now_ms);
         }
         if self.contents.len() < REMEMBERED_MAX {
             self.contents.insert(hash, (now_ms, false));
@@ -48,7 +47,7 @@ impl InVain {
         }
     }
 
-    /// Forgets what is not to be remembered any more.
+    /// Forgets what is not to be remembered any more: at each tick.
     pub(crate) fn expire(&mut self, now_ms: u64) {
         if !self.contents.is_empty() {
             let is_young = |since_ms: &u64| now_ms.saturating_sub(*since_ms) < REMEMBERED_MS;
@@ -66,11 +65,8 @@ impl InVain {
         }
     }
 
-    pub(crate) fn is_so(&self, hash: &ContentHash, now_ms: u64) -> bool {
-        let known = self.contents.get(hash);
-        known.is_some_and(|(since_ms, ended)| {
-            *ended && now_ms.saturating_sub(*since_ms) < REMEMBERED_MS
-        })
+    pub(crate) fn is_so(&self, hash: &ContentHash) -> bool {
+        self.contents.get(hash).is_some_and(|(_, ended)| *ended)
     }
 }
 
