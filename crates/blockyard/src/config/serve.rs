@@ -176,9 +176,26 @@ pub(crate) enum IoMode {
     Buffered,
 }
 
+/// A file may give a number, or say true; the environment has only text.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OrText<T> {
+    Value(T),
+    Text(String),
+}
+
+impl<T: ToString> OrText<T> {
+    fn parse<V: FromStr>(self) -> Result<V, V::Err> {
+        match self {
+            OrText::Value(value) => value.to_string().parse(),
+            OrText::Text(text) => text.parse(),
+        }
+    }
+}
+
 /// On or off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "SwitchOrText")]
+#[serde(try_from = "OrText<bool>")]
 pub(crate) struct Switch(pub(crate) bool);
 
 impl FromStr for Switch {
@@ -190,28 +207,17 @@ impl FromStr for Switch {
     }
 }
 
-/// A file may say true, the environment has only text.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum SwitchOrText {
-    Switch(bool),
-    Text(String),
-}
-
-impl TryFrom<SwitchOrText> for Switch {
+impl TryFrom<OrText<bool>> for Switch {
     type Error = String;
 
-    fn try_from(value: SwitchOrText) -> Result<Switch, String> {
-        match value {
-            SwitchOrText::Switch(value) => Ok(Switch(value)),
-            SwitchOrText::Text(text) => text.parse(),
-        }
+    fn try_from(said: OrText<bool>) -> Result<Switch, String> {
+        said.parse()
     }
 }
 
 /// How many threads serve NBD with a ring each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "NumberOrText")]
+#[serde(try_from = "OrText<u64>")]
 pub(crate) struct IoThreads(pub(crate) usize);
 
 const IO_THREADS_MAX: usize = 256;
@@ -227,22 +233,11 @@ impl FromStr for IoThreads {
     }
 }
 
-/// A file may give a number, the environment has only text.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum NumberOrText {
-    Number(u64),
-    Text(String),
-}
-
-impl TryFrom<NumberOrText> for IoThreads {
+impl TryFrom<OrText<u64>> for IoThreads {
     type Error = String;
 
-    fn try_from(value: NumberOrText) -> Result<IoThreads, String> {
-        match value {
-            NumberOrText::Number(count) => count.to_string().parse(),
-            NumberOrText::Text(text) => text.parse(),
-        }
+    fn try_from(said: OrText<u64>) -> Result<IoThreads, String> {
+        said.parse()
     }
 }
 
