@@ -23,6 +23,9 @@ const PLACES_MAX: usize = 8;
 pub(crate) async fn watch(daemon: Arc<Daemon>) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
+        if !daemon.pool.has_damage_news() {
+            continue;
+        }
         let looked = Arc::clone(&daemon);
         // One that panicked has said so.
         let _ = tokio::task::spawn_blocking(move || tell_news(&looked.pool)).await;

@@ -52,6 +52,11 @@ impl News {
 }
 
 impl<D: Directory> Pool<D> {
+    /// Whether [`Pool::take_damage_news`] has any.
+    pub fn has_damage_news(&self) -> bool {
+        !self.lock().damage.news.list.is_empty()
+    }
+
     /// What was found since the last call, and how much more that is not told one by one. May walk over all maps, a part
     /// at a time. A scrub has its own report.
     pub fn take_damage_news(&self) -> (Vec<DamageNews>, u64) {
