@@ -118,6 +118,48 @@ fn a_full_pool_takes_what_it_has_already_and_refuses_only_what_is_new() {
     });
 }
 
+#[test]
+fn an_index_whose_file_was_removed_is_made_again_by_the_next_pass() {
+    let mut machine = Machine::new(4);
+    let pool = machine.open();
+    let directory = machine.world.directory();
+    machine.run(async move {
+        pool.create_image(&name("a"), 16 << 20, 1).await.unwrap();
+        let a = pool.open_image(&name("a"), client(true)).unwrap();
+        write(&a, 0, &clusters(0..50)).await;
+        for _ in 0..2 {
+            reclaim(&pool, ReclaimOptions::default()).await;
+            let files = directory.list("index").await.unwrap();
+            assert!(files.len() == 1 && files[0].starts_with("hashes-"), "{files:?}");
+            directory.remove(&format!("index/{}", files[0])).await.unwrap();
+        }
+    });
+}
+
+/// Of clusters that are compared together, the one that cannot be read is left alone.
+#[test]
+fn what_cannot_be_read_is_counted_alone_and_the_rest_is_shared() {
+    let mut machine = Machine::new(5);
+    let pool = machine.open();
+    let world = machine.world.clone();
+    machine.run(async move {
+        pool.create_image(&name("a"), 16 << 20, 1).await.unwrap();
+        let a = pool.open_image(&name("a"), client(true)).unwrap();
+        write(&a, 0, &clusters(0..40)).await;
+        write(&a, 8 << 20, &clusters(0..40)).await;
+        a.flush().await.unwrap();
+        let fail = |nth| {
+            let (kind, error) = (Some(OperationKind::Read), FaultError::Io);
+            world.fail(Fault { kind, name_contains: "data".to_owned(), nth, error });
+        };
+        // The first read is that of 16 losers; then each is read alone, with its survivor, and one fails.
+        fail(1);
+        fail(11);
+        let account = reclaim(&pool, ReclaimOptions::default()).await;
+        assert_eq!((account.unreadable, account.freed), (1, 39), "{account:?}");
+    });
+}
+
 /// A part of a write was found and the rest had to wait for what was trimmed: it is found once more when there is space.
 #[test]
 fn a_write_of_stored_data_and_little_new_waits_for_what_was_trimmed() {

@@ -95,7 +95,9 @@ impl<D: Directory> Pool<D> {
     /// Makes a run of all trusted hashes, which are sorted here, if one is due. One that cannot be made is
     /// no loss: the next pass tries again. What is on disk if this is cut off: a file without a head.
     pub(crate) async fn leave_index(&self, hashes: &Sorted<D>, since: u64) {
-        if !self.is_index_due() {
+        // Anybody may have removed its file.
+        let is_there = !self.index_files().await.is_empty();
+        if is_there && !self.is_index_due() {
             return;
         }
         let name = {

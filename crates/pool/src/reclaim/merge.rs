@@ -157,19 +157,26 @@ impl<D: Directory> Pool<D> {
         let mut at = 0;
         while at < held.pairs.len() {
             let run = run_length(&held.pairs[at..]).min(COMPARED_AT_ONCE);
-            self.compare_run(&mut held.pairs[at..at + run], work).await?;
+            let pairs = &mut held.pairs[at..at + run];
+            if !self.compare_run(pairs, work).await? {
+                // One that cannot be read hides the others.
+                for pair in pairs.chunks_mut(1) {
+                    let readable = self.compare_run(pair, work).await?;
+                    work.account.unreadable += u64::from(!readable);
+                }
+            }
             at += run;
         }
         Ok(())
     }
 
-    async fn compare_run(&self, run: &mut [HeldPair], work: &mut Work<'_>) -> Result<()> {
+    /// False if they cannot be read.
+    async fn compare_run(&self, run: &mut [HeldPair], work: &mut Work<'_>) -> Result<bool> {
         let Pair { loser, survivor } = run[0].pair;
         let losers = self.read_clusters(loser, run.len()).await;
         let survivors = self.read_clusters(survivor, run.len()).await;
         let (Ok(losers), Ok(survivors)) = (losers, survivors) else {
-            work.account.unreadable += run.len() as u64;
-            return Ok(());
+            return Ok(false);
         };
         let contents = losers.chunks_exact(CLUSTER_SIZE).zip(survivors.chunks_exact(CLUSTER_SIZE));
         for (held, (of_loser, of_survivor)) in run.iter_mut().zip(contents) {
@@ -178,7 +185,7 @@ impl<D: Directory> Pool<D> {
                 self.judge_difference(held.pair, of_loser, of_survivor, work).await?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Of equal hash when they were found: now as well?
