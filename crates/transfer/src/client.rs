@@ -1,16 +1,18 @@
 //! Calling a peer.
 
 use crate::authority::Authority;
+use crate::bundle::{Bundle, Hears, Link, Says};
 use crate::identity::{Identity, PeerId};
-use crate::message::{MESSAGE_BYTES_MAX, Message};
-use crate::tls::client_config;
+use crate::message::MESSAGE_BYTES_MAX;
+use crate::tls::{client_config, random_key};
 use crate::v1;
 use crate::v1::transfer_client::TransferClient;
-use crate::wire::{FRAME_BYTES, QUEUE, WINDOW_BYTES, Wire};
+use crate::wire::{FRAME_BYTES, WINDOW_BYTES, Wire};
 use blockyard_block::{Error, ErrorKind, Result};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, CertificateError};
+use std::future::pending;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -19,16 +21,19 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{StreamExt, once};
+use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint, Uri};
-use tonic::{Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
 /// From the first packet to the greeting.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// The metadata that tells which conversation a call belongs to.
+pub(crate) const CONVERSATION: &str = "conversation-bin";
 
 /// A wire to the peer at `address` (host:port), if it proves to be `peer`. Blocks, for some 10 s at most; `runtime`
 /// carries the conversation on.
@@ -40,44 +45,93 @@ pub fn connect(
     peer: &PeerId,
 ) -> Result<Wire> {
     let (config, name) = client_config(identity, authority, peer)?;
-    let called = runtime.block_on(async {
-        tokio::time::timeout(CONNECT_TIME, call(Arc::new(config), name, address)).await
-    });
-    match called {
-        Ok(Ok((outgoing, streaming))) => {
-            let (to_wire, incoming) = mpsc::channel(QUEUE);
-            runtime.spawn(pass_on(streaming, to_wire));
-            Ok(Wire::new(runtime, outgoing, incoming))
+    let mut conversation = [0; 16];
+    conversation.copy_from_slice(&random_key()?[..16]);
+    let line = Line { config: Arc::new(config), name, address: address.to_owned(), conversation };
+    let (bundle, link, ends) = Bundle::new();
+    let called =
+        runtime.block_on(async { tokio::time::timeout(CONNECT_TIME, line.call(link.says)).await });
+    let streaming = called.map_err(|_| unreachable(address, "it does not answer"))??;
+    runtime.spawn(pass_on(streaming, link.hears));
+    let (bundle, handle) = (Arc::new(bundle), runtime.clone());
+    let joined = Arc::clone(&bundle);
+    let add_link = move || drop(handle.spawn(line.clone().join(Arc::clone(&joined))));
+    Ok(Wire::of_bundle(runtime, ends, bundle, Some(Box::new(add_link))))
+}
+
+/// Where a peer is, what it must show, and the conversation with it.
+#[derive(Clone)]
+struct Line {
+    config: Arc<rustls::ClientConfig>,
+    name: ServerName<'static>,
+    address: String,
+    conversation: [u8; 16],
+}
+
+impl Line {
+    async fn call(&self, says: Says) -> Result<Streaming<v1::Message>> {
+        let (mut client, alert) = self.dial().await?;
+        let answer = client.transfer(self.request(says)).await;
+        let answer = answer.map_err(|status| alert.or(broken(&status).at(&self.address)))?;
+        Ok(answer.into_inner())
+    }
+
+    /// Adds a link to the conversation. One that cannot be made, or that the peer does not want, is not needed.
+    async fn join(self, bundle: Arc<Bundle>) {
+        let joined = async {
+            let (mut client, _) = self.dial().await.ok()?;
+            let Link { says, hears } = bundle.link()?;
+            // What was taken from the queue and is not heard would be waited for in vain.
+            let (open, opened) = oneshot::channel::<()>();
+            let opened = once(opened).then(async |opened| match opened.await {
+                Ok(()) => {}
+                Err(_) => pending().await,
+            });
+            let opened = opened.filter_map(|()| None);
+            let answer = client.join(self.request(opened.chain(says))).await.ok()?;
+            let _ = open.send(()); // the call may have ended
+            Some((answer.into_inner(), hears))
+        };
+        if let Ok(Some((streaming, hears))) = tokio::time::timeout(CONNECT_TIME, joined).await {
+            pass_on(streaming, hears).await;
         }
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(unreachable(address, "it does not answer")),
+    }
+
+    async fn dial(&self) -> Result<(TransferClient<Channel>, TurnedAway)> {
+        // Connected by hand first: what the layers above make of an error does not say what it was.
+        let dialed = dial(Arc::clone(&self.config), self.name.clone(), &self.address).await;
+        let (stream, alert) = dialed.map_err(|error| refused(&self.address, &error))?;
+        let turned_away = TurnedAway { alert, address: self.address.clone() };
+        let channel = over(stream)
+            .await
+            .map_err(|error| turned_away.or(unreachable(&self.address, &error.to_string())))?;
+        let client = TransferClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        Ok((client, turned_away))
+    }
+
+    fn request<T>(&self, says: T) -> Request<T> {
+        let mut request = Request::new(says);
+        let id = MetadataValue::from_bytes(&self.conversation);
+        request.metadata_mut().insert_bin(CONVERSATION, id);
+        request
     }
 }
 
-type Call = (mpsc::Sender<v1::Message>, Streaming<v1::Message>);
+/// The error of a call that the peer's TLS may have refused.
+struct TurnedAway {
+    alert: Alert,
+    address: String,
+}
 
-async fn call(
-    config: Arc<rustls::ClientConfig>,
-    name: ServerName<'static>,
-    address: &str,
-) -> Result<Call> {
-    // Connected by hand first: what the layers above make of an error does not say what it was.
-    let (stream, alert) =
-        dial(config, name, address).await.map_err(|error| refused(address, &error))?;
-    let turned_away = |error: Error| match alert.lock() {
-        Ok(alert) => alert.map_or(error, |alert| told_by_alert(address, alert)),
-        Err(_) => error,
-    };
-    let channel = over(stream)
-        .await
-        .map_err(|error| turned_away(unreachable(address, &error.to_string())))?;
-    let mut client = TransferClient::new(channel)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let (outgoing, messages) = mpsc::channel(QUEUE);
-    let answer = client.transfer(ReceiverStream::new(messages)).await;
-    let answer = answer.map_err(|status| turned_away(broken(&status).at(address)))?;
-    Ok((outgoing, answer.into_inner()))
+impl TurnedAway {
+    fn or(&self, error: Error) -> Error {
+        match self.alert.lock() {
+            Ok(alert) => alert.map_or(error, |alert| told_by_alert(&self.address, alert)),
+            Err(_) => error,
+        }
+    }
 }
 
 async fn dial(
@@ -177,22 +231,14 @@ async fn over(stream: Watched) -> Result<Channel, tonic::transport::Error> {
 }
 
 /// Passes messages on to a wire until either end is gone.
-pub(crate) async fn pass_on(
-    mut from: Streaming<v1::Message>,
-    to: mpsc::Sender<Result<v1::Message>>,
-) {
+pub(crate) async fn pass_on(mut from: Streaming<v1::Message>, to: Hears) {
     loop {
         let message = tokio::select! {
-            message = from.message() => message,
+            message = from.message() => message.map_err(|status| broken(&status)).transpose(),
             () = to.closed() => return,
         };
-        let message = match message {
-            Ok(Some(message)) => Message::bounded(message),
-            Ok(None) => return,
-            Err(status) => Err(broken(&status)),
-        };
-        let last = message.is_err();
-        if to.send(message).await.is_err() || last {
+        let Some(message) = message else { return };
+        if !to.pass_on(message).await {
             return;
         }
     }

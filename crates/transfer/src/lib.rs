@@ -7,6 +7,7 @@
 
 mod allowed;
 mod authority;
+mod bundle;
 mod client;
 mod crew;
 #[cfg(feature = "fuzzing")]

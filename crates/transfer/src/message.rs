@@ -211,7 +211,7 @@ impl Message {
             }
             Message::Alive => Kind::Alive(v1::Alive {}),
         };
-        v1::Message { kind: Some(kind) }
+        v1::Message { number: 0, kind: Some(kind) }
     }
 
     /// What came, if it takes about as much memory as it took on the wire. To be asked before it waits anywhere: [`Message::decode`]

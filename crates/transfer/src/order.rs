@@ -97,6 +97,8 @@ pub struct Account {
     /// Bytes of all messages, before TLS, as this side counted them.
     pub bytes_sent: u64,
     pub bytes_received: u64,
+    /// Connections that carried them.
+    pub streams: usize,
 }
 
 /// How far a transfer is. Clusters are 4096 bytes.
@@ -214,6 +216,9 @@ pub async fn pull<D: Directory>(
         Ok(()) => receive_image(&mut session, &receiver, &order).await,
         Err(error) => Err(error),
     };
+    if done.is_ok() {
+        session.let_hear().await;
+    }
     end(&mut session, done).await
 }
 
@@ -317,7 +322,10 @@ pub(crate) async fn call<D: Directory>(
 ) -> Result<()> {
     session.send(hello(pool)?).await?;
     session.send(Message::Order(order)).await?;
-    greet(session, pool).await
+    let asked = session.now();
+    greet(session, pool).await?;
+    session.round_trip = session.since(asked);
+    Ok(())
 }
 
 fn hello<D: Directory>(pool: &Pool<D>) -> Result<Message> {
@@ -354,7 +362,10 @@ pub(crate) async fn end(
 ) -> Result<Account, Failed> {
     let (bytes_sent, bytes_received) = session.bytes();
     match done {
-        Ok(account) => Ok(Account { bytes_sent, bytes_received, ..account }),
+        Ok(account) => {
+            let streams = session.streams();
+            Ok(Account { bytes_sent, bytes_received, streams, ..account })
+        }
         Err(error) => {
             let error = session.reason(error).await;
             session.fail(&error).await;

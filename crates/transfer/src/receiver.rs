@@ -15,8 +15,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Extents whose clusters are asked for before the first of them came.
-const AHEAD: usize = 8;
+/// Clusters that are asked for before the first of them came, in how many extents they may lie. What is missing may be a few
+/// clusters of each extent: with few extents, a way that is long would be waited for once for each few clusters.
+const AHEAD_CLUSTERS: usize = 8 << 10;
+const AHEAD_EXTENTS: usize = 128;
 /// Messages of clusters that came and are still to be written.
 const STORED_BEHIND: usize = 4;
 /// What came before a crash is waited for this long to be hashed again; what is not is asked for anew.
@@ -213,6 +215,7 @@ async fn fill_target<D: Directory>(
         session.send(Message::WantedEnd).await?;
         return Ok(account);
     }
+    session.widen(found.missing());
     if let Err(error) = filling.fill(session).await {
         return Err(filling.end_early(session, error));
     }
@@ -371,38 +374,53 @@ impl<D: Directory> Filling<'_, D> {
         while let Some(missing) = self.receive.next_missing(self.verify).await? {
             self.ask(session, missing).await?;
         }
-        self.store_until(session, 0).await?;
-        self.stored_until(session, 0)?;
+        self.store_all(session).await?;
         while let Some(missing) = self.receive.next_repeat().await? {
             self.ask(session, missing).await?;
         }
         session.send(Message::WantedEnd).await?;
-        self.store_until(session, 0).await?;
-        self.stored_until(session, 0)
+        self.store_all(session).await
     }
 
     async fn ask(&mut self, session: &mut Session<'_>, missing: Missing) -> Result<()> {
         if missing.slots.is_empty() {
             return session.still_working();
         }
-        self.store_until(session, AHEAD - 1).await?;
+        while self.coming.len() >= AHEAD_EXTENTS
+            || self.clusters_coming() + missing.slots.len() > AHEAD_CLUSTERS
+        {
+            self.store_next(session).await?;
+        }
+        // The peer may be waiting to send, too: each would wait for the other.
+        while !self.coming.is_empty() && !session.has_room() {
+            self.store_next(session).await?;
+        }
         let slots = SlotBits::of(missing.slots.iter().map(|(slot, _)| *slot));
         session.send(Message::Wanted { index: missing.index, slots }).await?;
         self.coming.push_back(missing);
         Ok(())
     }
 
-    /// Stores what comes until no more than so many extents are on their way.
-    async fn store_until(&mut self, session: &mut Session<'_>, most: usize) -> Result<()> {
-        while self.coming.len() > most {
-            let Some(missing) = self.coming.front_mut() else { break };
-            let next = next_clusters(session, missing).await?;
-            if missing.slots.is_empty() {
-                self.coming.pop_front();
-            }
-            self.stored_until(session, STORED_BEHIND - 1)?;
-            self.storing.give(next).await;
+    fn clusters_coming(&self) -> usize {
+        self.coming.iter().map(|missing| missing.slots.len()).sum()
+    }
+
+    async fn store_all(&mut self, session: &mut Session<'_>) -> Result<()> {
+        while !self.coming.is_empty() {
+            self.store_next(session).await?;
         }
+        self.stored_until(session, 0)
+    }
+
+    /// Gives what comes next to be stored.
+    async fn store_next(&mut self, session: &mut Session<'_>) -> Result<()> {
+        let Some(missing) = self.coming.front_mut() else { return Ok(()) };
+        let next = next_clusters(session, missing).await?;
+        if missing.slots.is_empty() {
+            self.coming.pop_front();
+        }
+        self.stored_until(session, STORED_BEHIND - 1)?;
+        self.storing.give(next).await;
         Ok(())
     }
 

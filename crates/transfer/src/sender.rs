@@ -206,6 +206,7 @@ impl<D: Directory> Sending<'_, D> {
             saved: found.found.saturating_add(found.repeated),
             ..Moved::default()
         };
+        session.widen(moved.total);
         session.moved(moved);
         let make = || Ok(Making { source: self.source.reader(), packer: Packer::new(compress)? });
         let mut crew = Crew::new(session.threads(), make)?;

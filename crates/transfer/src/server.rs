@@ -2,20 +2,21 @@
 //! call, has a place of its peer as long as it is there, and does not outlive its conversation for long.
 
 use crate::authority::Authority;
-use crate::client::pass_on;
+use crate::bundle::{Bundle, Link};
+use crate::client::{CONVERSATION, pass_on};
 use crate::identity::{Identity, PeerId};
 use crate::message::MESSAGE_BYTES_MAX;
 use crate::tls::{Judge, Listed, server_config};
 use crate::v1;
 use crate::v1::transfer_server::{Transfer, TransferServer};
-use crate::wire::{FRAME_BYTES, QUEUE, WINDOW_BYTES, Wire};
+use crate::wire::{FRAME_BYTES, WINDOW_BYTES, Wire};
 use blockyard_block::{Error, Result};
 use rustls::pki_types::UnixTime;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -41,8 +42,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Calls on one connection.
 const CALLS_MAX: u32 = 1;
 /// Connections at the same time: more are closed. What waits to be sent on one takes some 5 MiB at worst.
-const CONNECTIONS_MAX: usize = 640;
-const CONNECTIONS_OF_PEER_MAX: usize = 176;
+const CONNECTIONS_MAX: usize = 768;
+const CONNECTIONS_OF_PEER_MAX: usize = 240;
 /// A connection on which nobody calls, or whose conversation has ended, is closed after this long. A peer that takes nothing
 /// more would have what waits for it be kept.
 const QUIET_MAX: Duration = Duration::from_secs(10);
@@ -91,7 +92,7 @@ pub async fn serve<H: Host>(
     let (accepted, connections) = mpsc::channel(1);
     let door = Door { acceptor: Arc::new(config).into(), judge, places: Arc::default() };
     let accepting = accept(listener, door, Arc::clone(&host), accepted);
-    let service = TransferServer::new(Service { host })
+    let service = TransferServer::new(Service { host, conversations: Arc::default() })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let serving = Server::builder()
@@ -319,6 +320,47 @@ impl AsyncWrite for Connection {
 
 struct Service<H> {
     host: Arc<H>,
+    conversations: Arc<Conversations>,
+}
+
+/// Who calls, and the id that it gave the conversation.
+type Named = (String, [u8; 16]);
+
+/// Conversations that other connections may join.
+#[derive(Default)]
+struct Conversations {
+    bundles: Mutex<BTreeMap<Named, Weak<Bundle>>>,
+}
+
+impl Conversations {
+    fn add(self: &Arc<Self>, name: Named, bundle: &Arc<Bundle>) -> Result<Open, Status> {
+        let mut bundles = self.lock();
+        if bundles.contains_key(&name) {
+            return Err(Status::already_exists("there is such a conversation already"));
+        }
+        bundles.insert(name.clone(), Arc::downgrade(bundle));
+        Ok(Open { conversations: Arc::clone(self), name })
+    }
+
+    fn link(&self, name: &Named) -> Option<Link> {
+        self.lock().get(name)?.upgrade()?.link()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Named, Weak<Bundle>>> {
+        self.bundles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A conversation that may be joined, until it is dropped.
+struct Open {
+    conversations: Arc<Conversations>,
+    name: Named,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.conversations.lock().remove(&self.name);
+    }
 }
 
 type Answers = Pin<Box<dyn tokio_stream::Stream<Item = Result<v1::Message, Status>> + Send>>;
@@ -331,6 +373,33 @@ impl<H: Host> Transfer for Service<H> {
         &self,
         request: Request<Streaming<v1::Message>>,
     ) -> Result<Response<Answers>, Status> {
+        let (peer, stays) = self.caller(&request)?;
+        let (bundle, link, ends) = Bundle::new();
+        let bundle = Arc::new(bundle);
+        let name = conversation(&request, &peer);
+        let open = name.map(|name| self.conversations.add(name, &bundle)).transpose()?;
+        let answers = carry(link, request.into_inner(), (stays, open));
+        self.host.answer(peer, Wire::of_bundle(&Handle::current(), ends, bundle, None));
+        Ok(answers)
+    }
+
+    type JoinStream = Answers;
+
+    async fn join(
+        &self,
+        request: Request<Streaming<v1::Message>>,
+    ) -> Result<Response<Answers>, Status> {
+        let (peer, stays) = self.caller(&request)?;
+        let name = conversation(&request, &peer);
+        let link = name.and_then(|name| self.conversations.link(&name));
+        let link = link.ok_or_else(|| Status::not_found("no conversation that may be joined"))?;
+        Ok(carry(link, request.into_inner(), (stays, None)))
+    }
+}
+
+impl<H: Host> Service<H> {
+    /// Who it is, and what keeps its connection open.
+    fn caller<T>(&self, request: &Request<T>) -> Result<(PeerId, oneshot::Sender<()>), Status> {
         let caller = request.extensions().get::<Caller>().cloned();
         // A peer that was removed keeps its connection for a moment, but nothing is answered on it.
         let Some(caller) = caller.filter(|caller| self.host.is_listed(&caller.peer)) else {
@@ -339,17 +408,28 @@ impl<H: Host> Transfer for Service<H> {
         let Some(open) = caller.take() else {
             return Err(Status::resource_exhausted("a connection carries one call"));
         };
-        let (outgoing, answers) = mpsc::channel(QUEUE);
-        let (to_wire, incoming) = mpsc::channel(QUEUE);
-        tokio::spawn(async move {
-            pass_on(request.into_inner(), to_wire).await;
-            // The last that was said is still to be taken.
-            sleep(QUIET_MAX).await;
-            drop(open);
-        });
-        self.host.answer(caller.peer, Wire::new(&Handle::current(), outgoing, incoming));
-        Ok(Response::new(Box::pin(ReceiverStream::new(answers).map(Ok))))
+        Ok((caller.peer, open))
     }
+}
+
+fn conversation<T>(request: &Request<T>, peer: &PeerId) -> Option<Named> {
+    let id = request.metadata().get_bin(CONVERSATION)?.to_bytes().ok()?;
+    Some((peer.to_string(), id.as_ref().try_into().ok()?))
+}
+
+/// Carries a link. When nothing more comes, what was said last is still to be taken.
+fn carry(
+    link: Link,
+    from: Streaming<v1::Message>,
+    (stays, open): (oneshot::Sender<()>, Option<Open>),
+) -> Response<Answers> {
+    tokio::spawn(async move {
+        pass_on(from, link.hears).await;
+        drop(open);
+        sleep(QUIET_MAX).await;
+        drop(stays);
+    });
+    Response::new(Box::pin(link.says.map(Ok)))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! A conversation of messages. Whatever carries it feeds two bounded channels; what time is, a [`Clock`] says, so that
 //! a simulation can play both roles.
 
+use crate::bundle::{Bundle, Ends};
 use crate::message::{Message, nonsense};
 use crate::order::{Moved, Progress};
 use crate::v1;
@@ -23,6 +24,11 @@ pub(crate) const WINDOW_BYTES: u32 = 2 << 20;
 pub(crate) const FRAME_BYTES: u32 = 256 << 10;
 /// Threads that read and compress, or decompress and write, beside each conversation.
 const THREADS: usize = 2;
+/// So many clusters are worth the handshake of a connection more: 16 MiB.
+const STREAM_CLUSTERS: u64 = 4096;
+/// For each of which in a round trip there is a connection, unless told otherwise: each carries some 200 MiB a second then. More of
+/// them than needed only have more on its way, to be lost if the transfer is cut off.
+const STREAM_TIME: Duration = Duration::from_millis(10);
 /// A peer that says nothing, or takes nothing, for this long is given up.
 const STALL: Duration = Duration::from_secs(60);
 /// A peer that only says that it still works is given up after this long. It may have to walk through all hashes
@@ -77,6 +83,12 @@ pub struct Wire {
     stall: Duration,
     alive_max: Duration,
     threads: usize,
+    /// The connections that carry it, if there may be several.
+    bundle: Option<Arc<Bundle>>,
+    /// Adds one in the background.
+    add_link: Option<Box<dyn Fn() + Send>>,
+    /// Connections that are wanted; as many as the round trip needs, if none are said.
+    streams: Option<usize>,
 }
 
 /// The two ends of a wire within the process, driven by `runtime`.
@@ -128,6 +140,9 @@ pub(crate) fn wire_pair_through(
 }
 
 impl Wire {
+    /// Connections of one transfer.
+    pub const STREAMS_MAX: usize = crate::bundle::LINKS_MAX;
+
     pub(crate) fn new(
         runtime: &Handle,
         outgoing: mpsc::Sender<v1::Message>,
@@ -152,7 +167,27 @@ impl Wire {
             stall: STALL,
             alive_max: ALIVE_MAX,
             threads: 0,
+            bundle: None,
+            add_link: None,
+            streams: None,
         }
+    }
+
+    /// Carried by the links of a bundle. `add_link` adds one without blocking, if that is for this side to do.
+    pub(crate) fn of_bundle(
+        runtime: &Handle,
+        ends: Ends,
+        bundle: Arc<Bundle>,
+        add_link: Option<Box<dyn Fn() + Send>>,
+    ) -> Wire {
+        let wire = Wire::new(runtime, ends.outgoing, ends.incoming);
+        Wire { bundle: Some(bundle), add_link, ..wire }
+    }
+
+    /// Clusters of one transfer may be carried by so many connections, or as many as the round trip needs, if the peer and whatever
+    /// carries it can do that.
+    pub fn with_streams(self, streams: Option<usize>) -> Wire {
+        Wire { streams, ..self }
     }
 
     /// Ends it at once, without blocking, and tells the peer why.
@@ -180,6 +215,8 @@ pub(crate) struct Session<'a> {
     pub(crate) progress: &'a dyn Progress,
     /// Moments are those of the wire's clock.
     spoke: Duration,
+    /// From the order to the peer's greeting.
+    pub(crate) round_trip: Duration,
     pace: Option<Pace>,
     /// For the peer, in all.
     waited: Duration,
@@ -209,8 +246,9 @@ impl Pace {
 
 impl Session<'_> {
     pub(crate) fn new(wire: Wire, progress: &dyn Progress) -> Session<'_> {
-        let (waited, spoke) = (Duration::ZERO, wire.clock.now());
-        Session { wire, progress, spoke, pace: None, waited, cut: false, closed: false }
+        let (spoke, round_trip, waited) = (wire.clock.now(), Duration::ZERO, Duration::ZERO);
+        let (pace, cut, closed) = (None, false, false);
+        Session { wire, progress, spoke, round_trip, pace, waited, cut, closed }
     }
 
     /// On the wire's clock.
@@ -241,6 +279,28 @@ impl Session<'_> {
     /// Lets a peer be alive without saying more for this much longer.
     pub(crate) fn allow(&mut self, time: Duration) {
         self.wire.alive_max = self.wire.alive_max.saturating_add(time);
+    }
+
+    /// So many clusters are to cross: by several connections, if that is worth it. They join when they are there.
+    pub(crate) fn widen(&mut self, clusters: u64) {
+        let worth = usize::try_from(clusters / STREAM_CLUSTERS).unwrap_or(usize::MAX);
+        let needed = 1 + (self.round_trip.as_millis() / STREAM_TIME.as_millis()) as usize;
+        let streams = self.wire.streams.unwrap_or(needed).clamp(1, Wire::STREAMS_MAX);
+        if let Some(add_link) = self.wire.add_link.take() {
+            (1..streams.min(1 + worth)).for_each(|_| add_link());
+        }
+    }
+
+    /// Connections that carried it.
+    pub(crate) fn streams(&self) -> usize {
+        self.wire.bundle.as_ref().map_or(1, |bundle| bundle.links())
+    }
+
+    /// Lets the peer end it: what it did not hear yet is lost with our end of the connections.
+    pub(crate) async fn let_hear(&mut self) {
+        if self.wire.bundle.is_some() {
+            let _ = within(&*self.wire.clock, LAST_WORDS, self.wire.incoming.recv()).await; // all is said
+        }
     }
 
     /// For the work beside it.
@@ -307,6 +367,11 @@ impl Session<'_> {
                 None => self.check_pace_of_peer(started)?,
             }
         }
+    }
+
+    /// Whether a message can be sent without waiting for the peer.
+    pub(crate) fn has_room(&self) -> bool {
+        self.wire.outgoing.capacity() > 0
     }
 
     fn sent(&mut self, length: u64) {

@@ -74,6 +74,9 @@ pub struct TransferTerms {
     pub compress: Compression,
     /// Bytes a second that the sender sends at most, at least 65536; no limit if absent. A quote tells how long that takes.
     pub rate: Option<u64>,
+    /// Connections that clusters may cross on, 1 to 8; one for each 10 ms of a round trip if absent, and at most one for each 16 MiB that are
+    /// missing. A pipe is one, and so is what fills an image that is used before it is there.
+    pub streams: Option<u8>,
     /// Do not read what the receiver takes by reference, to compare it with its hash.
     pub unverified: bool,
     /// Of a quote: read some clusters to estimate how small the missing ones become.
@@ -155,4 +158,7 @@ pub struct TransferReport {
     /// All that was sent and received, before TLS, as the daemon that was asked counted it.
     pub bytes_sent: u64,
     pub bytes_received: u64,
+    /// Connections that carried it, the last time if it was cut off.
+    #[serde(default)]
+    pub streams: u64,
 }

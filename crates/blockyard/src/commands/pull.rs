@@ -13,7 +13,7 @@ pub(crate) struct Flags {
     /// Its name here, if it shall be another
     target: Option<String>,
     /// Show the image at once, to be used while it is filled: what is read first comes first
-    #[arg(long)]
+    #[arg(long, conflicts_with = "streams")]
     lazy: bool,
     /// Fetch only what is read, until `image fill`
     #[arg(long, requires = "lazy")]
@@ -23,7 +23,7 @@ pub(crate) struct Flags {
     wait: u64,
     /// Pull through this command, such as "ssh host": it is started with `blockyard send` behind it, and no peer needs
     /// to be known
-    #[arg(long, value_name = "COMMAND", conflicts_with = "lazy")]
+    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["lazy", "streams"])]
     via: Option<String>,
     #[command(flatten)]
     terms: transfer::TermsFlags,

@@ -15,7 +15,7 @@ pub(crate) struct Flags {
     peer: Option<String>,
     /// Push through this command, such as "ssh host": it is started with `blockyard receive` behind it, and no peer
     /// needs to be known
-    #[arg(long, value_name = "COMMAND")]
+    #[arg(long, value_name = "COMMAND", conflicts_with = "streams")]
     via: Option<String>,
     #[command(flatten)]
     terms: transfer::TermsFlags,

@@ -6,7 +6,7 @@ use crate::size::{Size, human};
 use anyhow::Result;
 use blockyard_api::{Client, Compression, Job, JobReport, TransferReport, TransferTerms};
 use blockyard_block::{Error, ErrorKind};
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, value_parser};
 
 /// How an image shall cross.
 #[derive(Debug, Args)]
@@ -17,6 +17,10 @@ pub(crate) struct TermsFlags {
     /// Send at most so many bytes a second: 10M, 512K
     #[arg(long)]
     rate: Option<Size>,
+    /// Cross on up to so many connections at the same time, 1 to 8: one is slow where the way is long [default: one for each
+    /// 10 ms of a round trip]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u8).range(1..=8))]
+    streams: Option<u8>,
     /// Do not read what the receiver takes by reference, to compare it with its hash
     #[arg(long)]
     no_verify: bool,
@@ -36,6 +40,7 @@ impl TermsFlags {
                 Compress::Zstd => Compression::Zstd,
             },
             rate: self.rate.map(|size| size.0),
+            streams: self.streams,
             unverified: self.no_verify,
             sample: false,
         }

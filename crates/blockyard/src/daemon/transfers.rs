@@ -87,9 +87,21 @@ pub(crate) fn terms_of(terms: &TransferTerms) -> Terms {
     }
 }
 
+/// Connections that clusters may cross on, if that was said.
+fn streams_of(terms: &TransferTerms) -> Result<Option<usize>> {
+    match terms.streams.map(usize::from) {
+        Some(streams) if !(1..=Wire::STREAMS_MAX).contains(&streams) => Err(Error::new(
+            ErrorKind::InvalidArgument,
+            format!("{streams} streams: there may be 1 to {}", Wire::STREAMS_MAX),
+        )),
+        streams => Ok(streams),
+    }
+}
+
 /// Starts the job.
 pub(crate) fn start(daemon: &Arc<Daemon>, wanted: Wanted) -> Result<Job> {
     terms_of(&wanted.terms).check()?;
+    streams_of(&wanted.terms)?;
     daemon.peers.find(&wanted.peer)?;
     if wanted.direction == Direction::Push {
         daemon.pool.image(&wanted.here)?;
@@ -164,7 +176,8 @@ fn quote(daemon: &Daemon, wanted: &Wanted, job: &JobHandle) -> Result<JobReport>
 
 /// A wire to the peer, and by what it is known.
 fn call(daemon: &Daemon, wanted: &Wanted) -> Result<(Wire, PeerId)> {
-    dial(daemon, &wanted.peer)
+    let (wire, peer) = dial(daemon, &wanted.peer)?;
+    Ok((wire.with_streams(streams_of(&wanted.terms)?), peer))
 }
 
 /// The same by the peer's name.
@@ -194,6 +207,7 @@ pub(crate) fn report(account: &Account, quote: bool, cuts: u64) -> TransferRepor
         cuts,
         bytes_sent: account.bytes_sent,
         bytes_received: account.bytes_received,
+        streams: account.streams as u64,
     }
 }
 

@@ -170,8 +170,8 @@ fn strange() -> Vec<v1::Message> {
         Kind::Order(v1::Order { direction: 2, image: "web".into(), rate: 1, ..Default::default() }),
         Kind::Finish(v1::Finish { digest: Bytes::new() }),
     ];
-    let empty = std::iter::once(v1::Message { kind: None });
-    let raw = raw.into_iter().map(|kind| v1::Message { kind: Some(kind) });
+    let empty = std::iter::once(v1::Message { number: 0, kind: None });
+    let raw = raw.into_iter().map(|kind| v1::Message { number: 0, kind: Some(kind) });
     messages.into_iter().map(Message::encode).chain(raw).chain(empty).collect()
 }
 

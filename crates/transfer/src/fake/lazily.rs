@@ -139,7 +139,7 @@ fn a_lazy_pull_that_ends_at_any_moment_leaves_no_list_and_if_cut_off_all_that_ca
     let (from, to) = (TestPool::new(HashAlgorithm::Blake3), TestPool::new(HashAlgorithm::Blake3));
     source(&from);
     // A plain pull, before, brought a part.
-    let cut = pull_from(&from, &to, false, &Unwatched, cut_at(30)).unwrap_err();
+    let cut = pull_from(&from, &to, false, &Unwatched, cut_at(36)).unwrap_err();
     assert!(cut.cut, "{}", cut.error);
     let part = || -> u64 { to.pool.bytes_physical().unwrap() };
     let came = part();

@@ -108,10 +108,10 @@ fn what_contradicts_itself_is_refused() {
         }),
     ];
     for (number, kind) in wrong.into_iter().enumerate() {
-        let refused = Message::decode(v1::Message { kind: Some(kind) });
+        let refused = Message::decode(v1::Message { number: 0, kind: Some(kind) });
         assert!(refused.is_err(), "message {number} was taken");
     }
-    assert!(Message::decode(v1::Message { kind: None }).is_err());
+    assert!(Message::decode(v1::Message { number: 0, kind: None }).is_err());
 }
 
 #[test]
@@ -119,10 +119,12 @@ fn what_is_larger_in_memory_than_on_the_wire_does_not_wait() {
     let summaries = |count| {
         let indices = vec![0; count];
         let summaries = v1::Summaries { indices, summaries: Bytes::new(), last: false };
-        v1::Message { kind: Some(Kind::Summaries(summaries)) }
+        v1::Message { number: 0, kind: Some(Kind::Summaries(summaries)) }
     };
     assert!(Message::bounded(summaries(SUMMARIES_MAX)).is_ok());
     assert!(Message::bounded(summaries(SUMMARIES_MAX + 1)).is_err());
     let profile = v1::Profile { runs: vec![0; PROFILE_RUNS_MAX + 1] };
-    assert!(Message::bounded(v1::Message { kind: Some(Kind::Profile(profile)) }).is_err());
+    assert!(
+        Message::bounded(v1::Message { number: 0, kind: Some(Kind::Profile(profile)) }).is_err()
+    );
 }

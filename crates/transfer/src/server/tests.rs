@@ -1,6 +1,7 @@
 //! Connections of peers are bounded, and end with what they were made for.
 
-use super::{CONNECTIONS_OF_PEER_MAX, Host, QUIET_MAX, serve};
+use super::{CONNECTIONS_OF_PEER_MAX, Conversations, Host, QUIET_MAX, serve};
+use crate::bundle::Bundle;
 use crate::client::connect;
 use crate::identity::{Identity, PeerId};
 use crate::message::{Message, Payload};
@@ -99,4 +100,60 @@ fn what_a_caller_does_not_take_is_given_up_soon_after_the_conversation() {
     let mut session = Session::new(wire, &Unwatched);
     let came = (0..).take_while(|_| block_on(session.receive()).is_ok()).count();
     assert!(came > 0 && came < MESSAGES, "{came} messages were kept");
+}
+
+#[test]
+fn what_is_said_over_several_connections_is_heard_in_order() {
+    const STREAMS: usize = 4;
+    const MESSAGES: u64 = 300;
+    // It says back what it hears.
+    let called = Called::new(|wire| {
+        thread::spawn(move || {
+            let mut session = Session::new(wire, &Unwatched);
+            while let Ok(message) = block_on(session.receive()) {
+                if block_on(session.send(message)).is_err() {
+                    break;
+                }
+            }
+        });
+    });
+    let wire = called.call(&identity()).unwrap();
+    let mut session = Session::new(wire.with_streams(Some(STREAMS)), &Unwatched);
+    session.widen(u64::MAX);
+    let started = Instant::now();
+    let mut index = 0;
+    while index < MESSAGES || session.streams() < STREAMS {
+        assert!(started.elapsed() < Duration::from_secs(60), "{} have joined", session.streams());
+        let clusters = 1 + (index * 37 % 256) as usize;
+        let data = Payload::Plain(vec![index as u8; clusters * CLUSTER_SIZE].into());
+        block_on(session.send(Message::Clusters { index, first_slot: 0, data })).unwrap();
+        if index >= 3 {
+            match block_on(session.receive()).unwrap() {
+                Message::Clusters { index: came, .. } => assert_eq!(came, index - 3),
+                other => panic!("{}", other.name()),
+            }
+        }
+        index += 1;
+    }
+    // All of them end with it.
+    drop(session);
+    let (other, started) = (identity(), Instant::now());
+    while (0..CONNECTIONS_OF_PEER_MAX).map(|_| called.call(&other)).any(|wire| wire.is_err()) {
+        assert!(started.elapsed() < Duration::from_secs(40), "connections are kept");
+    }
+}
+
+#[test]
+fn a_conversation_is_joined_by_who_has_it_and_while_it_goes_on() {
+    let conversations = Arc::new(Conversations::default());
+    let (bundle, _link, _ends) = Bundle::new();
+    let bundle = Arc::new(bundle);
+    let (mine, of_others) = (("one".to_owned(), [1; 16]), ("other".to_owned(), [1; 16]));
+    let open = conversations.add(mine.clone(), &bundle).unwrap();
+    assert!(conversations.add(mine.clone(), &bundle).is_err());
+    assert!(conversations.link(&of_others).is_none());
+    assert!(conversations.link(&("one".to_owned(), [2; 16])).is_none());
+    assert!(conversations.link(&mine).is_some());
+    drop(open);
+    assert!(conversations.link(&mine).is_none());
 }
