@@ -1,21 +1,24 @@
 //! Several connections that carry one conversation: its links. What a side says waits in one queue, from which each link takes the
 //! next message when it has room for one. Messages are numbered, and passed on at the other end in that order,
 //! whichever way they came; a link keeps no more than one that waits for its turn. A link that breaks ends the
-//! conversation.
+//! conversation. What a link took and the other end does not hear would be waited for in vain: no end takes anything for a
+//! link before it knows that the other has it.
 
 use crate::message::{Message, nonsense};
 use crate::v1;
 use crate::wire::QUEUE;
-use blockyard_block::Result;
+use blockyard_block::{Error, ErrorKind, Result};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker, ready};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::Stream;
 
 /// Links of one conversation.
 pub(crate) const LINKS_MAX: usize = 8;
+/// Messages that have come and wait to be taken. More wait in the windows of connections; all of them are lost with a process.
+const HEARD: usize = 1;
 
 /// A conversation that links are added to. It does not keep them.
 pub(crate) struct Bundle {
@@ -41,7 +44,7 @@ impl Bundle {
     /// With its first link.
     pub(crate) fn new() -> (Bundle, Link, Ends) {
         let (outgoing, messages) = mpsc::channel(QUEUE);
-        let (to_wire, incoming) = mpsc::channel(QUEUE);
+        let (to_wire, incoming) = mpsc::channel(HEARD);
         let numbered = Numbered { messages, next: 1 };
         let queue = Arc::new(Queue { numbered: Mutex::new(numbered), waiting: Arc::default() });
         let turn = Arc::new(watch::Sender::new(1));
@@ -141,8 +144,13 @@ impl Hears {
         self.to_wire.closed().await;
     }
 
-    /// In its turn, if it is a message; one without a number, which has but one link, at once. False if nothing more is to be
-    /// passed on.
+    /// To end the conversation later, if it has not ended by then.
+    pub(crate) fn ender(&self) -> Ender {
+        Ender { to_wire: self.to_wire.downgrade() }
+    }
+
+    /// In its turn, if it is a message. One without a number comes from a side with one link, and is passed on at once. False
+    /// if nothing more is to be passed on.
     pub(crate) async fn pass_on(&self, message: Result<v1::Message>) -> bool {
         let message = message.and_then(Message::bounded);
         let Ok(mut message) = message else {
@@ -154,18 +162,72 @@ impl Hears {
             return self.to_wire.send(Ok(message)).await.is_ok();
         }
         let mut turn = self.turn.subscribe();
-        let its_turn = tokio::select! {
-            turn = turn.wait_for(|turn| *turn >= number) => turn.is_ok_and(|turn| *turn == number),
+        tokio::select! {
+            _ = turn.wait_for(|turn| *turn >= number) => {} // its sender is ours
             () = self.to_wire.closed() => return false,
-        };
-        if !its_turn {
-            let twice = nonsense("two messages of one number");
-            let _ = self.to_wire.send(Err(twice)).await; // nobody may wait for it any more
-            return false;
         }
-        let passed = self.to_wire.send(Ok(message)).await.is_ok();
-        self.turn.send_replace(number.saturating_add(1));
-        passed
+        let Ok(place) = self.to_wire.reserve().await else { return false };
+        self.turn.send_if_modified(|turn| {
+            let its_turn = *turn == number;
+            if its_turn {
+                *turn = number.saturating_add(1);
+                place.send(Ok(message));
+            } else {
+                place.send(Err(nonsense("two messages of one number")));
+            }
+            its_turn
+        })
+    }
+}
+
+/// Ends a conversation of which a link carries nothing more.
+pub(crate) struct Ender {
+    to_wire: mpsc::WeakSender<Result<v1::Message>>,
+}
+
+impl Ender {
+    pub(crate) async fn end(self) {
+        if let Some(to_wire) = self.to_wire.upgrade() {
+            let error = Error::new(
+                ErrorKind::Io,
+                "the connection to the peer ended before the transfer did",
+            );
+            let _ = to_wire.send(Err(error)).await; // it may just have ended
+        }
+    }
+}
+
+/// What a link says that the other end is still to be known to have.
+pub(crate) struct Opening {
+    opened: oneshot::Receiver<Says>,
+    says: Option<Says>,
+    /// It begins with a message of its own, by which the other end knows.
+    greets: bool,
+}
+
+impl Opening {
+    /// It says nothing until it is given what; if that is dropped, it ends.
+    pub(crate) fn new(greets: bool) -> (oneshot::Sender<Says>, Opening) {
+        let (open, opened) = oneshot::channel();
+        (open, Opening { opened, says: None, greets })
+    }
+}
+
+impl Stream for Opening {
+    type Item = v1::Message;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<v1::Message>> {
+        if let Some(says) = &mut self.says {
+            return Pin::new(says).poll_next(context);
+        }
+        match ready!(Pin::new(&mut self.opened).poll(context)) {
+            Ok(says) => self.says = Some(says),
+            Err(_) => return Poll::Ready(None),
+        }
+        match self.greets {
+            true => Poll::Ready(Some(Message::Alive.encode())),
+            false => self.poll_next(context),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Calling a peer.
 
 use crate::authority::Authority;
-use crate::bundle::{Bundle, Hears, Link, Says};
+use crate::bundle::{Bundle, Hears, Link, Opening, Says};
 use crate::identity::{Identity, PeerId};
 use crate::message::MESSAGE_BYTES_MAX;
 use crate::tls::{client_config, random_key};
@@ -12,26 +12,25 @@ use blockyard_block::{Error, ErrorKind, Result};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, CertificateError};
-use std::future::pending;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_stream::{StreamExt, once};
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status, Streaming};
 
-/// From the first packet to the greeting.
+/// From the first packet to the answer of a call.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// A peer that was told the last word has this long to end the call.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// The metadata that tells which conversation a call belongs to.
 pub(crate) const CONVERSATION: &str = "conversation-bin";
 
@@ -51,12 +50,13 @@ pub fn connect(
     let (bundle, link, ends) = Bundle::new();
     let called =
         runtime.block_on(async { tokio::time::timeout(CONNECT_TIME, line.call(link.says)).await });
-    let streaming = called.map_err(|_| unreachable(address, "it does not answer"))??;
-    runtime.spawn(pass_on(streaming, link.hears));
+    let (streaming, round_trip) =
+        called.map_err(|_| unreachable(address, "it does not answer"))??;
+    runtime.spawn(carry(streaming, link.hears));
     let (bundle, handle) = (Arc::new(bundle), runtime.clone());
     let joined = Arc::clone(&bundle);
     let add_link = move || drop(handle.spawn(line.clone().join(Arc::clone(&joined))));
-    Ok(Wire::of_bundle(runtime, ends, bundle, Some(Box::new(add_link))))
+    Ok(Wire::of_bundle(runtime, ends, bundle).with_links(round_trip, Box::new(add_link)))
 }
 
 /// Where a peer is, what it must show, and the conversation with it.
@@ -69,31 +69,27 @@ struct Line {
 }
 
 impl Line {
-    async fn call(&self, says: Says) -> Result<Streaming<v1::Message>> {
+    /// With the time until it was answered.
+    async fn call(&self, says: Says) -> Result<(Streaming<v1::Message>, Duration)> {
         let (mut client, alert) = self.dial().await?;
+        let asked = Instant::now();
         let answer = client.transfer(self.request(says)).await;
         let answer = answer.map_err(|status| alert.or(broken(&status).at(&self.address)))?;
-        Ok(answer.into_inner())
+        Ok((answer.into_inner(), asked.elapsed()))
     }
 
     /// Adds a link to the conversation. One that cannot be made, or that the peer does not want, is not needed.
     async fn join(self, bundle: Arc<Bundle>) {
         let joined = async {
             let (mut client, _) = self.dial().await.ok()?;
+            let (open, opening) = Opening::new(true);
+            let answer = client.join(self.request(opening)).await.ok()?;
             let Link { says, hears } = bundle.link()?;
-            // What was taken from the queue and is not heard would be waited for in vain.
-            let (open, opened) = oneshot::channel::<()>();
-            let opened = once(opened).then(async |opened| match opened.await {
-                Ok(()) => {}
-                Err(_) => pending().await,
-            });
-            let opened = opened.filter_map(|()| None);
-            let answer = client.join(self.request(opened.chain(says))).await.ok()?;
-            let _ = open.send(()); // the call may have ended
+            open.send(says).ok()?;
             Some((answer.into_inner(), hears))
         };
         if let Ok(Some((streaming, hears))) = tokio::time::timeout(CONNECT_TIME, joined).await {
-            pass_on(streaming, hears).await;
+            carry(streaming, hears).await;
         }
     }
 
@@ -230,8 +226,16 @@ async fn over(stream: Watched) -> Result<Channel, tonic::transport::Error> {
         .await
 }
 
+/// Passes messages on to a wire until either end is gone, and lets the peer hear what was said last: it would be thrown away with
+/// the call.
+async fn carry(mut from: Streaming<v1::Message>, to: Hears) {
+    pass_on(&mut from, to).await;
+    let ends = async { while let Ok(Some(_)) = from.message().await {} };
+    let _ = tokio::time::timeout(LAST_WORDS, ends).await; // it had its time
+}
+
 /// Passes messages on to a wire until either end is gone.
-pub(crate) async fn pass_on(mut from: Streaming<v1::Message>, to: Hears) {
+pub(crate) async fn pass_on(from: &mut Streaming<v1::Message>, to: Hears) {
     loop {
         let message = tokio::select! {
             message = from.message() => message.map_err(|status| broken(&status)).transpose(),

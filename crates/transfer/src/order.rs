@@ -216,9 +216,6 @@ pub async fn pull<D: Directory>(
         Ok(()) => receive_image(&mut session, &receiver, &order).await,
         Err(error) => Err(error),
     };
-    if done.is_ok() {
-        session.let_hear().await;
-    }
     end(&mut session, done).await
 }
 
@@ -322,10 +319,7 @@ pub(crate) async fn call<D: Directory>(
 ) -> Result<()> {
     session.send(hello(pool)?).await?;
     session.send(Message::Order(order)).await?;
-    let asked = session.now();
-    greet(session, pool).await?;
-    session.round_trip = session.since(asked);
-    Ok(())
+    greet(session, pool).await
 }
 
 fn hello<D: Directory>(pool: &Pool<D>) -> Result<Message> {

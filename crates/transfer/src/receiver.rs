@@ -20,7 +20,7 @@ use std::time::Duration;
 const AHEAD_CLUSTERS: usize = 8 << 10;
 const AHEAD_EXTENTS: usize = 128;
 /// Messages of clusters that came and are still to be written.
-const STORED_BEHIND: usize = 4;
+const STORED_BEHIND: usize = 3;
 /// What came before a crash is waited for this long to be hashed again; what is not is asked for anew.
 const UNTRUSTED_WAIT: Duration = Duration::from_secs(600);
 /// Between two looks at whether everything is hashed again after a crash.
@@ -378,8 +378,17 @@ impl<D: Directory> Filling<'_, D> {
         while let Some(missing) = self.receive.next_repeat().await? {
             self.ask(session, missing).await?;
         }
+        self.make_room(session).await?;
         session.send(Message::WantedEnd).await?;
         self.store_all(session).await
+    }
+
+    /// For a message to be sent without waiting: the peer may be waiting to send, too, and each would wait for the other.
+    async fn make_room(&mut self, session: &mut Session<'_>) -> Result<()> {
+        while !self.coming.is_empty() && !session.has_room() {
+            self.store_next(session).await?;
+        }
+        Ok(())
     }
 
     async fn ask(&mut self, session: &mut Session<'_>, missing: Missing) -> Result<()> {
@@ -391,10 +400,7 @@ impl<D: Directory> Filling<'_, D> {
         {
             self.store_next(session).await?;
         }
-        // The peer may be waiting to send, too: each would wait for the other.
-        while !self.coming.is_empty() && !session.has_room() {
-            self.store_next(session).await?;
-        }
+        self.make_room(session).await?;
         let slots = SlotBits::of(missing.slots.iter().map(|(slot, _)| *slot));
         session.send(Message::Wanted { index: missing.index, slots }).await?;
         self.coming.push_back(missing);

@@ -2,7 +2,7 @@
 //! call, has a place of its peer as long as it is there, and does not outlive its conversation for long.
 
 use crate::authority::Authority;
-use crate::bundle::{Bundle, Link};
+use crate::bundle::{Bundle, Hears, Link, Opening};
 use crate::client::{CONVERSATION, pass_on};
 use crate::identity::{Identity, PeerId};
 use crate::message::MESSAGE_BYTES_MAX;
@@ -373,14 +373,19 @@ impl<H: Host> Transfer for Service<H> {
         &self,
         request: Request<Streaming<v1::Message>>,
     ) -> Result<Response<Answers>, Status> {
-        let (peer, stays) = self.caller(&request)?;
-        let (bundle, link, ends) = Bundle::new();
+        let caller = self.caller(&request)?;
+        let (bundle, Link { says, hears }, ends) = Bundle::new();
         let bundle = Arc::new(bundle);
-        let name = conversation(&request, &peer);
-        let open = name.map(|name| self.conversations.add(name, &bundle)).transpose()?;
-        let answers = carry(link, request.into_inner(), (stays, open));
-        self.host.answer(peer, Wire::of_bundle(&Handle::current(), ends, bundle, None));
-        Ok(answers)
+        let name = conversation(&request, &caller.peer);
+        let named = name.map(|name| self.conversations.add(name, &bundle)).transpose()?;
+        let stays = caller.take().ok_or_else(one_call)?;
+        let mut from = request.into_inner();
+        tokio::spawn(async move {
+            carry(&mut from, hears, stays).await;
+            drop(named);
+        });
+        self.host.answer(caller.peer, Wire::of_bundle(&Handle::current(), ends, bundle));
+        Ok(Response::new(Box::pin(says.map(Ok))))
     }
 
     type JoinStream = Answers;
@@ -389,27 +394,38 @@ impl<H: Host> Transfer for Service<H> {
         &self,
         request: Request<Streaming<v1::Message>>,
     ) -> Result<Response<Answers>, Status> {
-        let (peer, stays) = self.caller(&request)?;
-        let name = conversation(&request, &peer);
+        let caller = self.caller(&request)?;
+        let name = conversation(&request, &caller.peer);
         let link = name.and_then(|name| self.conversations.link(&name));
-        let link = link.ok_or_else(|| Status::not_found("no conversation that may be joined"))?;
-        Ok(carry(link, request.into_inner(), (stays, None)))
+        let Link { says, hears } =
+            link.ok_or_else(|| Status::not_found("no conversation that may be joined"))?;
+        let stays = caller.take().ok_or_else(one_call)?;
+        let (open, opening) = Opening::new(false);
+        let mut from = request.into_inner();
+        tokio::spawn(async move {
+            // By its first message, which says nothing, the caller shows that it has the answer.
+            if let Ok(Some(_)) = from.message().await
+                && open.send(says).is_ok()
+            {
+                carry(&mut from, hears, stays).await;
+            }
+        });
+        Ok(Response::new(Box::pin(opening.map(Ok))))
     }
 }
 
 impl<H: Host> Service<H> {
-    /// Who it is, and what keeps its connection open.
-    fn caller<T>(&self, request: &Request<T>) -> Result<(PeerId, oneshot::Sender<()>), Status> {
+    fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
         // A peer that was removed keeps its connection for a moment, but nothing is answered on it.
-        let Some(caller) = caller.filter(|caller| self.host.is_listed(&caller.peer)) else {
-            return Err(Status::permission_denied("this certificate is not that of a peer"));
-        };
-        let Some(open) = caller.take() else {
-            return Err(Status::resource_exhausted("a connection carries one call"));
-        };
-        Ok((caller.peer, open))
+        caller
+            .filter(|caller| self.host.is_listed(&caller.peer))
+            .ok_or_else(|| Status::permission_denied("this certificate is not that of a peer"))
     }
+}
+
+fn one_call() -> Status {
+    Status::resource_exhausted("a connection carries one call")
 }
 
 fn conversation<T>(request: &Request<T>, peer: &PeerId) -> Option<Named> {
@@ -417,19 +433,14 @@ fn conversation<T>(request: &Request<T>, peer: &PeerId) -> Option<Named> {
     Some((peer.to_string(), id.as_ref().try_into().ok()?))
 }
 
-/// Carries a link. When nothing more comes, what was said last is still to be taken.
-fn carry(
-    link: Link,
-    from: Streaming<v1::Message>,
-    (stays, open): (oneshot::Sender<()>, Option<Open>),
-) -> Response<Answers> {
-    tokio::spawn(async move {
-        pass_on(from, link.hears).await;
-        drop(open);
-        sleep(QUIET_MAX).await;
-        drop(stays);
-    });
-    Response::new(Box::pin(link.says.map(Ok)))
+/// Passes on what a link hears. When nothing more comes, what was said last is still to be taken; after that, the connection ends, and
+/// with it the conversation, of which other links may still wait for what was lost on this one.
+async fn carry(from: &mut Streaming<v1::Message>, hears: Hears, stays: oneshot::Sender<()>) {
+    let ender = hears.ender();
+    pass_on(from, hears).await;
+    sleep(QUIET_MAX).await;
+    drop(stays);
+    ender.end().await;
 }
 
 #[cfg(test)]

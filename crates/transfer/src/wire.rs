@@ -85,8 +85,9 @@ pub struct Wire {
     threads: usize,
     /// The connections that carry it, if there may be several.
     bundle: Option<Arc<Bundle>>,
-    /// Adds one in the background.
+    /// Adds one in the background; none if that is for the peer to do.
     add_link: Option<Box<dyn Fn() + Send>>,
+    round_trip: Duration,
     /// Connections that are wanted; as many as the round trip needs, if none are said.
     streams: Option<usize>,
 }
@@ -169,19 +170,19 @@ impl Wire {
             threads: 0,
             bundle: None,
             add_link: None,
+            round_trip: Duration::ZERO,
             streams: None,
         }
     }
 
-    /// Carried by the links of a bundle. `add_link` adds one without blocking, if that is for this side to do.
-    pub(crate) fn of_bundle(
-        runtime: &Handle,
-        ends: Ends,
-        bundle: Arc<Bundle>,
-        add_link: Option<Box<dyn Fn() + Send>>,
-    ) -> Wire {
-        let wire = Wire::new(runtime, ends.outgoing, ends.incoming);
-        Wire { bundle: Some(bundle), add_link, ..wire }
+    /// Carried by the links of a bundle.
+    pub(crate) fn of_bundle(runtime: &Handle, ends: Ends, bundle: Arc<Bundle>) -> Wire {
+        Wire { bundle: Some(bundle), ..Wire::new(runtime, ends.outgoing, ends.incoming) }
+    }
+
+    /// `add_link` adds one without blocking; the peer answered the first after `round_trip`.
+    pub(crate) fn with_links(self, round_trip: Duration, add_link: Box<dyn Fn() + Send>) -> Wire {
+        Wire { round_trip, add_link: Some(add_link), ..self }
     }
 
     /// Clusters of one transfer may be carried by so many connections, or as many as the round trip needs, if the peer and whatever
@@ -215,8 +216,6 @@ pub(crate) struct Session<'a> {
     pub(crate) progress: &'a dyn Progress,
     /// Moments are those of the wire's clock.
     spoke: Duration,
-    /// From the order to the peer's greeting.
-    pub(crate) round_trip: Duration,
     pace: Option<Pace>,
     /// For the peer, in all.
     waited: Duration,
@@ -246,9 +245,8 @@ impl Pace {
 
 impl Session<'_> {
     pub(crate) fn new(wire: Wire, progress: &dyn Progress) -> Session<'_> {
-        let (spoke, round_trip, waited) = (wire.clock.now(), Duration::ZERO, Duration::ZERO);
-        let (pace, cut, closed) = (None, false, false);
-        Session { wire, progress, spoke, round_trip, pace, waited, cut, closed }
+        let (waited, spoke) = (Duration::ZERO, wire.clock.now());
+        Session { wire, progress, spoke, pace: None, waited, cut: false, closed: false }
     }
 
     /// On the wire's clock.
@@ -284,23 +282,16 @@ impl Session<'_> {
     /// So many clusters are to cross: by several connections, if that is worth it. They join when they are there.
     pub(crate) fn widen(&mut self, clusters: u64) {
         let worth = usize::try_from(clusters / STREAM_CLUSTERS).unwrap_or(usize::MAX);
-        let needed = 1 + (self.round_trip.as_millis() / STREAM_TIME.as_millis()) as usize;
+        let needed = 1 + (self.wire.round_trip.as_millis() / STREAM_TIME.as_millis()) as usize;
         let streams = self.wire.streams.unwrap_or(needed).clamp(1, Wire::STREAMS_MAX);
         if let Some(add_link) = self.wire.add_link.take() {
-            (1..streams.min(1 + worth)).for_each(|_| add_link());
+            (0..worth.min(streams - 1)).for_each(|_| add_link());
         }
     }
 
     /// Connections that carried it.
     pub(crate) fn streams(&self) -> usize {
         self.wire.bundle.as_ref().map_or(1, |bundle| bundle.links())
-    }
-
-    /// Lets the peer end it: what it did not hear yet is lost with our end of the connections.
-    pub(crate) async fn let_hear(&mut self) {
-        if self.wire.bundle.is_some() {
-            let _ = within(&*self.wire.clock, LAST_WORDS, self.wire.incoming.recv()).await; // all is said
-        }
     }
 
     /// For the work beside it.
@@ -363,7 +354,7 @@ impl Session<'_> {
                     return Ok(());
                 }
                 Some(Err(_closed)) => return Err(self.last_words().await),
-                None if self.since(started) > self.wire.stall => return Err(self.stalled()),
+                None if self.since(started) > self.stall() => return Err(self.stalled()),
                 None => self.check_pace_of_peer(started)?,
             }
         }
@@ -394,7 +385,7 @@ impl Session<'_> {
         let mut heard = asked;
         loop {
             self.check()?;
-            if self.since(heard) > self.wire.stall || self.since(asked) > self.wire.alive_max {
+            if self.since(heard) > self.stall() || self.since(asked) > self.wire.alive_max {
                 return Err(self.stalled());
             }
             self.check_pace_of_peer(asked)?;
@@ -501,6 +492,11 @@ impl Session<'_> {
             self.check()?;
             self.sleep(wait.min(LOOK)).await;
         }
+    }
+
+    /// Connections that share a slow line all carry a message before the first of them is through.
+    fn stall(&self) -> Duration {
+        self.wire.stall.saturating_mul(self.streams() as u32)
     }
 
     fn hung_up(&mut self) -> Error {

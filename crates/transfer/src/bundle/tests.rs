@@ -1,6 +1,6 @@
 //! Whichever way messages take, they come once and in order; a link that stands still keeps no others.
 
-use super::{Bundle, Ends, Hears, LINKS_MAX, Link, Says};
+use super::{Bundle, Ends, Hears, LINKS_MAX, Link, Opening, Says};
 use crate::message::Message;
 use crate::v1;
 use crate::v1::message::Kind;
@@ -104,18 +104,63 @@ fn a_message_that_is_left_out_is_waited_for_and_one_that_comes_twice_ends_it() {
             Bundle::new();
         let numbered = |number| Ok(v1::Message { number, ..message(number) });
         assert!(hears.pass_on(numbered(1)).await);
+        assert_eq!(which(&incoming.recv().await.unwrap().unwrap()), 1);
         let early = timeout(Duration::from_millis(50), hears.pass_on(numbered(3)));
         assert!(early.await.is_err());
-        assert!(hears.pass_on(numbered(2)).await);
-        assert!(hears.pass_on(numbered(0)).await);
+        for number in [2, 0] {
+            assert!(hears.pass_on(numbered(number)).await);
+            assert_eq!(which(&incoming.recv().await.unwrap().unwrap()), number);
+        }
         assert!(!hears.pass_on(numbered(1)).await);
-        let came = [(); 3].map(|()| which(&incoming.try_recv().unwrap().unwrap()));
-        assert_eq!(came, [1, 2, 0]);
-        let twice = incoming.try_recv().unwrap().unwrap_err();
+        let twice = incoming.recv().await.unwrap().unwrap_err();
         assert_eq!(twice.kind(), ErrorKind::InvalidArgument);
         // The highest number there is ends nothing but what follows.
         hears.turn.send_replace(u64::MAX);
         assert!(hears.pass_on(numbered(u64::MAX)).await);
+    });
+}
+
+#[test]
+fn a_link_that_is_opened_says_so_and_one_that_is_given_up_ends() {
+    in_runtime(async {
+        let (bundle, _first, Ends { outgoing, incoming: _incoming }) = Bundle::new();
+        outgoing.send(message(7)).await.unwrap();
+        for greets in [true, false] {
+            let (open, mut opening) = Opening::new(greets);
+            let early = timeout(Duration::from_millis(10), opening.next()).await;
+            assert!(early.is_err(), "it said something before it was opened");
+            assert!(open.send(bundle.link().unwrap().says).is_ok());
+            if greets {
+                let alive = opening.next().await.unwrap();
+                assert!(matches!((alive.number, alive.kind), (0, Some(Kind::Alive(_)))));
+            } else {
+                let said = opening.next().await.unwrap();
+                assert_eq!((said.number, which(&said)), (1, 7));
+            }
+        }
+        let (open, mut given_up) = Opening::new(true);
+        drop(open);
+        assert!(given_up.next().await.is_none());
+    });
+}
+
+#[test]
+fn a_conversation_of_which_a_link_is_gone_is_ended_and_one_that_is_over_is_not() {
+    in_runtime(async {
+        let (bundle, first, mut ends) = Bundle::new();
+        let waits = bundle.link().unwrap();
+        let (ender, late) = (first.hears.ender(), waits.hears.ender());
+        drop(first);
+        // It has what comes after a message that the first took with it.
+        let waits = tokio::spawn(async move {
+            waits.hears.pass_on(Ok(v1::Message { number: 2, ..message(2) })).await
+        });
+        turns(10).await;
+        ender.end().await;
+        assert_eq!(ends.incoming.recv().await.unwrap().unwrap_err().kind(), ErrorKind::Io);
+        drop(ends);
+        assert!(!waits.await.unwrap());
+        late.end().await;
     });
 }
 
