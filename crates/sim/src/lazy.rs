@@ -54,7 +54,7 @@ impl Client {
         let prepare = async {
             let takes = context.one_in(3);
             let summaries = match takes {
-                true => self.take(&mut receive, &volume).await?,
+                true => self.take(&mut receive, &volume, None).await?,
                 // Nothing of it is found, as if the pool had nothing.
                 false => volume.extent_summaries(0, usize::MAX).await?,
             };
