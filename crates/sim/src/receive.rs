@@ -15,7 +15,7 @@ use blockyard_block::{
     keyed_hash,
 };
 use blockyard_pool::{Client as PoolClient, Missing, Receive, root_hash};
-use futures_lite::future::zip;
+use futures_lite::future::{yield_now, zip};
 use std::rc::Rc;
 
 impl Client {
@@ -116,10 +116,14 @@ impl Client {
             let hashes = volume.extent_hashes(index).await?;
             let summary = hashes.summary(self.context.scenario.hash);
             told.push((index, summary));
-            if by_extent && receive.take_whole(&[(index, summary)], &mut || Ok(())).await? == [true]
-            {
-                self.context.note(Count::ExtentsTaken);
-                continue;
+            if by_extent {
+                let overwrite = self.overwrite_any(overwritten, index);
+                let take = async { receive.take_whole(&[(index, summary)], &mut || Ok(())).await };
+                let ((), taken) = zip(overwrite, take).await;
+                if taken? == [true] {
+                    self.context.note(Count::ExtentsTaken);
+                    continue;
+                }
             }
             receive.lookup().add(index, summary, hashes).await?;
         }
@@ -157,8 +161,29 @@ impl Client {
         Ok(proofs)
     }
 
+    /// Writes anywhere in an extent that is being taken, or is about to be. Most of its clusters hold nothing: a write
+    /// to one leaves all others trusted.
+    async fn overwrite_any(&self, overwritten: Option<&Opened>, index: u64) {
+        let Some(opened) = overwritten else { return };
+        let bytes = opened.volume.size().saturating_sub(index * EXTENT_SIZE).min(EXTENT_SIZE);
+        let clusters = bytes.div_ceil(CLUSTER_SIZE as u64);
+        if clusters == 0 {
+            return; // it was removed meanwhile
+        }
+        let slots = [(); 2].map(|()| self.context.below(clusters) as usize);
+        if self.context.one_in(2) {
+            yield_now().await;
+        }
+        self.overwrite(overwritten, index, &slots).await;
+    }
+
     /// Writes to the first of the clusters that are being taken.
-    async fn overwrite(&self, overwritten: Option<&Opened>, index: u64, slots: &[usize]) {
+    pub(crate) async fn overwrite(
+        &self,
+        overwritten: Option<&Opened>,
+        index: u64,
+        slots: &[usize],
+    ) {
         let Some(opened) = overwritten else { return };
         let most = 1 + self.context.below(8) as usize;
         for slot in slots.iter().take(most) {
