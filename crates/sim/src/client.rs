@@ -77,7 +77,16 @@ impl Client {
     }
 
     fn open(&self) -> Option<Opened> {
-        let image = self.any_image()?;
+        self.open_image(self.any_image()?)
+    }
+
+    /// Opens this image, if it can be written to now.
+    pub(crate) fn open_writable(&self, image: &SharedImage) -> Option<Opened> {
+        let writable = image.borrow().is_usable() && image.borrow().writable;
+        if writable { self.open_image(Rc::clone(image)) } else { None }
+    }
+
+    fn open_image(&self, image: SharedImage) -> Option<Opened> {
         let (name, writable) = (image.borrow().name.clone(), image.borrow().writable);
         let client = PoolClient {
             connection: self.number,
@@ -154,6 +163,19 @@ impl Client {
 
     pub(crate) async fn write(&self, opened: &Opened) {
         let Some(sectors) = self.pick_sectors(opened) else { return };
+        self.write_sectors(opened, sectors).await;
+    }
+
+    /// Writes to the cluster at `offset`, unless another request has fenced it off.
+    pub(crate) async fn write_cluster(&self, opened: &Opened, offset: u64) {
+        let end = (offset + CLUSTER_BYTES).min(opened.volume.size());
+        let sectors = offset / SECTOR_BYTES..end / SECTOR_BYTES;
+        if opened.usable() && !opened.image.borrow().is_fenced(&sectors) {
+            self.write_sectors(opened, sectors).await;
+        }
+    }
+
+    async fn write_sectors(&self, opened: &Opened, sectors: Range<u64>) {
         let mut tag = Tag::new(self.context.next_sequence(), opened.image.borrow().serial);
         if self.context.one_in(16) {
             tag = Tag::ZEROS;

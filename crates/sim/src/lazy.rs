@@ -4,13 +4,14 @@
 use crate::client::{Client, give_up_after, image_name};
 use crate::context::{Context, SimPool};
 use crate::manage::NOW_UNIX_S;
-use crate::model::Change;
+use crate::model::{Change, SharedImage};
 use crate::receive::{WRITTEN_MEANWHILE, may_miss, read_cluster};
 use crate::report::Count;
 use blockyard_block::{
     BlockDevice, Buffer, CLUSTER_SIZE, ContentHash, EXTENT_SIZE, Error, ErrorKind, ImageId, Result,
 };
 use blockyard_pool::{Fetch, Missing, root_hash};
+use futures_lite::future::{yield_now, zip};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -30,7 +31,8 @@ impl Client {
         let image = self.context.model.borrow_mut().new_image(&name, size, true);
         let what = format!("client {} receive {source_name} lazily as {name}", self.number);
         source.borrow_mut().copies_in_flight += 1;
-        let start = self.begin(&what, Change::Copy { source: Rc::clone(&source), image });
+        let change = Change::Copy { source: Rc::clone(&source), image: Rc::clone(&image) };
+        let start = self.begin(&what, change);
         let answer = self.show_lazily(&source_name, &name, size).await;
         source.borrow_mut().copies_in_flight -= 1;
         match answer {
@@ -38,7 +40,43 @@ impl Client {
                 self.context.trace(format_args!("{what}: {error}"));
                 self.context.model.borrow_mut().refuse_change(start);
             }
-            answer => self.conclude(&what, start, Count::LazyReceives, answer, Some(&source)),
+            answer => {
+                let shown = answer.is_ok();
+                self.conclude(&what, start, Count::LazyReceives, answer, Some(&source));
+                if shown {
+                    self.overwrite_fetched(&image).await;
+                }
+            }
+        }
+    }
+
+    /// Fetches some of an image, beside those who fetch anyway, and writes to it just while it is kept.
+    async fn overwrite_fetched(&self, image: &SharedImage) {
+        let Some(opened) = self.open_writable(image) else { return };
+        let (pool, id) = (self.context.pool(), opened.volume.id());
+        let Some(lazy) = pool.lazy_image(id) else { return };
+        let Some(origin) = self.context.origins.borrow().get(&lazy.origin).cloned() else { return };
+        let work = async {
+            let count_max = 1 + self.context.below(24) as usize;
+            let fetch = pool.next_fetch(id, count_max, true).await?;
+            let Fetch::Missing(missing) = fetch else { return Ok(()) };
+            let slots: Vec<usize> = missing.slots.iter().map(|(slot, _)| *slot).collect();
+            let overwrite = self.overwrite(Some(&opened), missing.index, &slots);
+            let late = self.context.one_in(2);
+            let keep = async {
+                if late {
+                    yield_now().await;
+                }
+                keep(&self.context, &pool, id, missing, &origin).await
+            };
+            let (kept, ()) = zip(keep, overwrite).await;
+            kept.inspect_err(|_| pool.forget_fetches(id))
+        };
+        match work.await {
+            Err(error) if !may_end(&error) => {
+                self.context.judge_error(format_args!("fetching {}", lazy.name), &error);
+            }
+            _ => {}
         }
     }
 
@@ -54,7 +92,7 @@ impl Client {
         let prepare = async {
             let takes = context.one_in(3);
             let summaries = match takes {
-                true => self.take(&mut receive, &volume).await?,
+                true => self.take(&mut receive, &volume, None).await?,
                 // Nothing of it is found, as if the pool had nothing.
                 false => volume.extent_summaries(0, usize::MAX).await?,
             };

@@ -43,6 +43,7 @@ pub enum Count {
     Receives,
     ExtentsTaken,
     ClustersTaken,
+    ClustersProved,
     ClustersReceived,
     LazyReceives,
     ClustersFetched,
@@ -74,7 +75,7 @@ const TRANSFERS: &[Play] = &[Play::Transfers];
 const BOTH: &[Play] = &[Play::Engine, Play::Transfers];
 
 impl Count {
-    const ALL: [(Count, &str, &[Play]); 58] = [
+    const ALL: [(Count, &str, &[Play]); 59] = [
         (Count::Operations, "operations", BOTH),
         (Count::Kills, "kills", BOTH),
         (Count::PowerCuts, "power cuts", BOTH),
@@ -110,6 +111,7 @@ impl Count {
         (Count::Receives, "images received", ENGINE),
         (Count::ExtentsTaken, "extents taken whole", ENGINE),
         (Count::ClustersTaken, "clusters taken by their hash", ENGINE),
+        (Count::ClustersProved, "clusters taken by their hash and a proof", ENGINE),
         (Count::ClustersReceived, "clusters received", ENGINE),
         (Count::LazyReceives, "images shown before they were there", ENGINE),
         (Count::ClustersFetched, "clusters fetched", BOTH),
