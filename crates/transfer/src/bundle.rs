@@ -17,8 +17,6 @@ use tokio_stream::Stream;
 
 /// Links of one conversation.
 pub(crate) const LINKS_MAX: usize = 8;
-/// Messages that have come and wait to be taken. More wait in the windows of connections; all of them are lost with a process.
-const HEARD: usize = 1;
 
 /// A conversation that links are added to. It does not keep them.
 pub(crate) struct Bundle {
@@ -44,7 +42,7 @@ impl Bundle {
     /// With its first link.
     pub(crate) fn new() -> (Bundle, Link, Ends) {
         let (outgoing, messages) = mpsc::channel(QUEUE);
-        let (to_wire, incoming) = mpsc::channel(HEARD);
+        let (to_wire, incoming) = mpsc::channel(QUEUE);
         let numbered = Numbered { messages, next: 1 };
         let queue = Arc::new(Queue { numbered: Mutex::new(numbered), waiting: Arc::default() });
         let turn = Arc::new(watch::Sender::new(1));

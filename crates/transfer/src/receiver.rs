@@ -20,7 +20,7 @@ use std::time::Duration;
 const AHEAD_CLUSTERS: usize = 8 << 10;
 const AHEAD_EXTENTS: usize = 128;
 /// Messages of clusters that came and are still to be written.
-const STORED_BEHIND: usize = 3;
+const STORED_BEHIND: usize = 4;
 /// What came before a crash is waited for this long to be hashed again; what is not is asked for anew.
 const UNTRUSTED_WAIT: Duration = Duration::from_secs(600);
 /// Between two looks at whether everything is hashed again after a crash.
