@@ -404,7 +404,7 @@ impl<H: Host> Transfer for Service<H> {
         let mut from = request.into_inner();
         tokio::spawn(async move {
             // By its first message, which says nothing, the caller shows that it has the answer.
-            if let Ok(Some(_)) = from.message().await
+            if let Ok(Ok(Some(_))) = timeout(QUIET_MAX, from.message()).await
                 && open.send(says).is_ok()
             {
                 carry(&mut from, hears, stays).await;
