@@ -46,29 +46,30 @@ pub fn connect(
     let (config, name) = client_config(identity, authority, peer)?;
     let mut conversation = [0; 16];
     conversation.copy_from_slice(&random_key()?[..16]);
-    let line = Line { config: Arc::new(config), name, address: address.to_owned(), conversation };
+    let callee =
+        Callee { config: Arc::new(config), name, address: address.to_owned(), conversation };
     let (bundle, link, ends) = Bundle::new();
-    let called =
-        runtime.block_on(async { tokio::time::timeout(CONNECT_TIME, line.call(link.says)).await });
+    let called = runtime
+        .block_on(async { tokio::time::timeout(CONNECT_TIME, callee.call(link.says)).await });
     let (streaming, round_trip) =
         called.map_err(|_| unreachable(address, "it does not answer"))??;
     runtime.spawn(carry(streaming, link.hears));
     let (bundle, handle) = (Arc::new(bundle), runtime.clone());
     let joined = Arc::clone(&bundle);
-    let add_link = move || drop(handle.spawn(line.clone().join(Arc::clone(&joined))));
+    let add_link = move || drop(handle.spawn(callee.clone().join(Arc::clone(&joined))));
     Ok(Wire::of_bundle(runtime, ends, bundle).with_links(round_trip, Box::new(add_link)))
 }
 
 /// Where a peer is, what it must show, and the conversation with it.
 #[derive(Clone)]
-struct Line {
+struct Callee {
     config: Arc<rustls::ClientConfig>,
     name: ServerName<'static>,
     address: String,
     conversation: [u8; 16],
 }
 
-impl Line {
+impl Callee {
     /// With the time until it was answered.
     async fn call(&self, says: Says) -> Result<(Streaming<v1::Message>, Duration)> {
         let (mut client, alert) = self.dial().await?;

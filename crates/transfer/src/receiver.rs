@@ -15,8 +15,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Clusters that are asked for before the first of them came, in how many extents they may lie. What is missing may be a few
-/// clusters of each extent: with few extents, a way that is long would be waited for once for each few clusters.
+/// Clusters that are asked for before the first of them came, and extents that they may lie in. Where only a few clusters of each extent
+/// are missing, a long way would be waited for again and again if these were few extents.
 const AHEAD_CLUSTERS: usize = 8 << 10;
 const AHEAD_EXTENTS: usize = 128;
 /// Messages of clusters that came and are still to be written.

@@ -333,13 +333,13 @@ struct Conversations {
 }
 
 impl Conversations {
-    fn add(self: &Arc<Self>, name: Named, bundle: &Arc<Bundle>) -> Result<Open, Status> {
+    fn add(self: &Arc<Self>, name: Named, bundle: &Arc<Bundle>) -> Result<Joinable, Status> {
         let mut bundles = self.lock();
         if bundles.contains_key(&name) {
             return Err(Status::already_exists("there is such a conversation already"));
         }
         bundles.insert(name.clone(), Arc::downgrade(bundle));
-        Ok(Open { conversations: Arc::clone(self), name })
+        Ok(Joinable { conversations: Arc::clone(self), name })
     }
 
     fn link(&self, name: &Named) -> Option<Link> {
@@ -352,12 +352,12 @@ impl Conversations {
 }
 
 /// A conversation that may be joined, until it is dropped.
-struct Open {
+struct Joinable {
     conversations: Arc<Conversations>,
     name: Named,
 }
 
-impl Drop for Open {
+impl Drop for Joinable {
     fn drop(&mut self) {
         self.conversations.lock().remove(&self.name);
     }

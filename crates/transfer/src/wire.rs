@@ -26,8 +26,8 @@ pub(crate) const FRAME_BYTES: u32 = 256 << 10;
 const THREADS: usize = 2;
 /// So many clusters are worth the handshake of a connection more: 16 MiB.
 const STREAM_CLUSTERS: u64 = 4096;
-/// For each of which in a round trip there is a connection, unless told otherwise: each carries some 200 MiB a second then. More of
-/// them than needed only have more on its way, to be lost if the transfer is cut off.
+/// For each of these that a round trip takes there is one connection more, unless told otherwise: each carries some 200 MiB a second
+/// then. More of them than needed only have more on its way, to be lost if the transfer is cut off.
 const STREAM_TIME: Duration = Duration::from_millis(10);
 /// A peer that says nothing, or takes nothing, for this long is given up.
 const STALL: Duration = Duration::from_secs(60);
