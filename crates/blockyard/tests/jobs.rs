@@ -49,6 +49,8 @@ fn a_transfer_whose_client_was_killed_is_found_shown_and_cancelled() {
     for part in ["push", "web", "running", "moved:", "saved:", "rate:", "time left:"] {
         assert!(shown.contains(part), "no {part:?} in {shown}");
     }
+    let twice = a.place.fails(7, &["push", "web", "b"]);
+    assert!(twice.contains(&format!("job {id} does that already")), "{twice}");
     let waiting = spawn(&a, &["job", "wait", &id]);
     let cancelled = a.place.ok(&["job", "cancel", &id]);
     assert!(cancelled.contains("push of web cancelled; nothing of it remains"), "{cancelled}");

@@ -109,7 +109,28 @@ pub(crate) fn start(daemon: &Arc<Daemon>, wanted: Wanted) -> Result<Job> {
         let message = format!("an image is called {} already", wanted.here);
         return Err(Error::new(ErrorKind::Exists, message));
     }
+    if !wanted.quote {
+        check_alone(daemon, &wanted)?;
+    }
     start_job(daemon, wanted, None)
+}
+
+/// Two transfers that make the same image would both cross, and one of them fail at its end.
+fn check_alone(daemon: &Daemon, wanted: &Wanted) -> Result<()> {
+    let (here, there) = (wanted.here.to_string(), wanted.there.to_string());
+    let makes_it = |order: &KeptOrder| match wanted.direction {
+        Direction::Push => order.push && order.peer == wanted.peer && order.there == there,
+        _ => !order.push && order.here == here,
+    };
+    match daemon.orders.list().into_iter().find(makes_it) {
+        None => Ok(()),
+        Some(KeptOrder { job, .. }) => Err(Error::new(
+            ErrorKind::Busy,
+            format!(
+                "job {job} does that already: `blockyard job wait {job}` or `job cancel {job}`"
+            ),
+        )),
+    }
 }
 
 /// Goes on with what a former run of the daemon had not ended, and removes what nobody goes on with.
