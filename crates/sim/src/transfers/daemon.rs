@@ -291,7 +291,7 @@ async fn watch_debts(net: Rc<Net>, site: Rc<Site>) {
                 continue;
             }
             // What was not durable before it was told is lost now.
-            if !net.calm.get() && net.one_in(8) {
+            if !net.calm.get() && net.one_in(2) {
                 net.loses_power.set(Some(site.index));
             }
             let told = |list: &mut Vec<super::site::Debt>| {
