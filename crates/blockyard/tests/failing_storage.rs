@@ -22,13 +22,14 @@ use support::{Daemon, Place, eventually};
 const IMAGE_BYTES: u64 = 4 << 20;
 
 /// A served pool whose disks will fail, and what its images hold.
+/// Dropped in this order: what uses the place goes before it.
 struct Scenario {
-    place: Place,
+    daemon: Option<Daemon>,
     pool: RecordedPool,
     bases: Vec<Memory>,
-    daemon: Option<Daemon>,
     images: Vec<(String, History)>,
     random: Random,
+    place: Place,
 }
 
 impl Scenario {
