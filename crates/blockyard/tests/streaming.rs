@@ -245,6 +245,8 @@ fn a_transfer_that_is_cut_off_or_tampered_with_goes_on_without_sending_again_wha
     let (a, b) = (Host::new(&[]), Host::new(&[]));
     b.knows("a", &a, &["--allow", "push"]);
     a.import("web", &content(9, 32));
+    // What is on its way when a connection ends is lost: windows and sockets' buffers. With another, what came there later is, too.
+    let lost_max = |streams: u64| if streams == 1 { 4 * MIB } else { 12 * MIB };
     for (which, (flips, streams)) in
         [(false, 1), (true, 1), (false, 2), (true, 2)].into_iter().enumerate()
     {
@@ -257,9 +259,8 @@ fn a_transfer_that_is_cut_off_or_tampered_with_goes_on_without_sending_again_wha
         let cuts = number(&report, "cuts");
         assert!(cuts >= 3 - streams, "{report}");
         assert_eq!(a.digest("web"), b.digest("web"));
-        // What is on its way when a connection ends is lost: windows and sockets' buffers; and what came over others after it.
         let outside = passed.load(Ordering::Relaxed);
-        let most = 24 * MIB * 21 / 20 + cuts * streams * 6 * MIB;
+        let most = 24 * MIB * 21 / 20 + cuts * lost_max(streams);
         assert!(outside < most, "{outside} bytes crossed: {report}");
         b.place.ok(&["image", "remove", "web"]);
         a.place.ok(&["peer", "remove", &name]);

@@ -22,7 +22,7 @@ move between two pools. --verbose prints each request; --keep-going plays on aft
 violation.";
 
 /// Fewer seeds than this may miss a kind of event.
-const EVENTFUL_SEEDS: u64 = 300;
+const EVENTFUL_SEEDS: u64 = 200;
 
 struct Arguments {
     play: Play,

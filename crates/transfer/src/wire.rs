@@ -25,7 +25,7 @@ pub(crate) const FRAME_BYTES: u32 = 256 << 10;
 /// Threads that read and compress, or decompress and write, beside each conversation.
 const THREADS: usize = 2;
 /// So many clusters are worth the handshake of a connection more: 16 MiB.
-const STREAM_CLUSTERS: u64 = 4096;
+pub(crate) const STREAM_CLUSTERS: u64 = 4096;
 /// For each of these that a round trip takes there is one connection more, unless told otherwise: each carries some 200 MiB a second
 /// then. More of them than needed only have more on its way, to be lost if the transfer is cut off.
 const STREAM_TIME: Duration = Duration::from_millis(10);
@@ -87,6 +87,7 @@ pub struct Wire {
     bundle: Option<Arc<Bundle>>,
     /// Adds one in the background; none if that is for the peer to do.
     add_link: Option<Box<dyn Fn() + Send>>,
+    /// Until the peer answered the call.
     round_trip: Duration,
     /// Connections that are wanted; as many as the round trip needs, if none are said.
     streams: Option<usize>,

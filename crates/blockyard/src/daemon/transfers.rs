@@ -16,7 +16,7 @@ use crate::daemon::peers::id_of;
 use crate::daemon::storage::now_unix_s;
 use anyhow::Context;
 use blockyard_api::{
-    Compression, Job, JobKind, JobReport, LazyTerms, ProgressUnit, TransferProgress,
+    Compression, Job, JobKind, JobReport, JobState, LazyTerms, ProgressUnit, TransferProgress,
     TransferReport, TransferTerms,
 };
 use blockyard_block::{CLUSTER_SIZE, Error, ErrorKind, ImageName, Result};
@@ -30,7 +30,7 @@ use pollster::block_on;
 use std::cell::Cell;
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// Serves peers until told to stop.
@@ -115,14 +115,20 @@ pub(crate) fn start(daemon: &Arc<Daemon>, wanted: Wanted) -> Result<Job> {
     start_job(daemon, wanted, None)
 }
 
-/// Two transfers that make the same image would both cross, and one of them fail at its end.
+/// Two transfers that make the same image would both cross, and one of them fail at its end; as do two that are asked for at the very
+/// same moment.
 fn check_alone(daemon: &Daemon, wanted: &Wanted) -> Result<()> {
     let (here, there) = (wanted.here.to_string(), wanted.there.to_string());
     let makes_it = |order: &KeptOrder| match wanted.direction {
         Direction::Push => order.push && order.peer == wanted.peer && order.there == there,
         _ => !order.push && order.here == here,
     };
-    match daemon.orders.list().into_iter().find(makes_it) {
+    // One that could not be taken up has no job.
+    let runs = |order: &KeptOrder| {
+        let job = daemon.jobs.get(order.job, Duration::ZERO);
+        job.is_ok_and(|job| job.state == JobState::Running)
+    };
+    match daemon.orders.list().into_iter().find(|order| makes_it(order) && runs(order)) {
         None => Ok(()),
         Some(KeptOrder { job, .. }) => Err(Error::new(
             ErrorKind::Busy,

@@ -88,7 +88,9 @@ async fn carry(
                 net.trace(format_args!("{} is lost", crossing.name));
                 continue;
             }
-            if meets(trouble.cut) {
+            // Where something has come a cut is of most interest, and seldom.
+            let cut = if crossing.name == "Clusters" { trouble.cut.min(3) } else { trouble.cut };
+            if meets(cut) {
                 net.note(Count::LinesCut);
                 connection.troubled.set(true);
                 net.trace(format_args!("cut off at {}", crossing.name));

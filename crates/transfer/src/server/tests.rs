@@ -6,10 +6,12 @@ use crate::client::connect;
 use crate::identity::{Identity, PeerId};
 use crate::message::{Message, Payload};
 use crate::order::Unwatched;
-use crate::wire::{Session, Wire};
+use crate::wire::{STREAM_CLUSTERS, Session, Wire};
 use blockyard_block::{CLUSTER_SIZE, Result};
 use blockyard_io::block_on;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -159,4 +161,70 @@ fn a_conversation_is_joined_by_who_has_it_and_while_it_goes_on() {
     assert!(conversations.link(&mine).is_some());
     drop(open);
     assert!(conversations.link(&mine).is_none());
+}
+
+/// Passes connections on to `to`, each message of the network after `delay`; their address.
+fn far_away(to: String, delay: Duration) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for caller in listener.incoming().map_while(Result::ok) {
+            let callee = TcpStream::connect(&to).unwrap();
+            let ways =
+                [(caller.try_clone().unwrap(), callee.try_clone().unwrap()), (callee, caller)];
+            for (mut from, mut to) in ways {
+                let (sender, late) = channel::<(Instant, Vec<u8>)>();
+                thread::spawn(move || {
+                    for (due, bytes) in late {
+                        thread::sleep(due.saturating_duration_since(Instant::now()));
+                        if to.write_all(&bytes).is_err() {
+                            break;
+                        }
+                    }
+                    let _ = to.shutdown(Shutdown::Both); // it may be gone
+                });
+                thread::spawn(move || {
+                    let mut buffer = vec![0; 65536];
+                    while let Ok(count @ 1..) = from.read(&mut buffer) {
+                        if sender.send((Instant::now() + delay, buffer[..count].to_vec())).is_err()
+                        {
+                            break;
+                        }
+                    }
+                });
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn a_long_way_gets_more_connections_and_each_of_them_more_patience() {
+    // It says nothing.
+    let kept = Mutex::new(Vec::new());
+    let mut called = Called::new(move |wire| kept.lock().unwrap().push(wire));
+    called.address = far_away(called.address, Duration::from_millis(20));
+    const STALL: Duration = Duration::from_millis(300);
+    let wire = called.call(&identity()).unwrap().with_patience(STALL, Duration::from_secs(60));
+    let mut session = Session::new(wire, &Unwatched);
+    // For the 40 ms of a round trip there are four more, if all of them get enough to carry.
+    session.widen(2 * STREAM_CLUSTERS);
+    let started = Instant::now();
+    while session.streams() < 3 {
+        assert!(started.elapsed() < Duration::from_secs(30), "{} have joined", session.streams());
+        thread::sleep(Duration::from_millis(10));
+    }
+    let started = Instant::now();
+    let Err(error) = block_on(session.receive()) else { panic!("it said something") };
+    assert!(error.message().contains("does not go on"), "{error}");
+    assert!(started.elapsed() >= 3 * STALL, "given up after {:?}", started.elapsed());
+    assert_eq!(session.streams(), 3, "each has 16 MiB to carry");
+    let wire = called.call(&identity()).unwrap();
+    let mut session = Session::new(wire, &Unwatched);
+    session.widen(u64::MAX);
+    let started = Instant::now();
+    while session.streams() < 5 {
+        assert!(started.elapsed() < Duration::from_secs(30), "{} have joined", session.streams());
+        thread::sleep(Duration::from_millis(10));
+    }
 }
