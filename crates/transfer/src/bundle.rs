@@ -15,8 +15,8 @@ use std::task::{Context, Poll, Wake, Waker, ready};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::Stream;
 
-/// Links of one conversation.
-pub(crate) const LINKS_MAX: usize = 8;
+/// Links of one conversation: each may take 3 MiB, and a transfer shall take no more than 64.
+pub(crate) const LINKS_MAX: usize = 6;
 
 /// A conversation that links are added to. It does not keep them.
 pub(crate) struct Bundle {

@@ -42,8 +42,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Calls on one connection.
 const CALLS_MAX: u32 = 1;
 /// Connections at the same time: more are closed. What waits to be sent on one takes some 5 MiB at worst.
-const CONNECTIONS_MAX: usize = 768;
-const CONNECTIONS_OF_PEER_MAX: usize = 240;
+const CONNECTIONS_MAX: usize = 720;
+const CONNECTIONS_OF_PEER_MAX: usize = 216;
 /// A connection on which nobody calls, or whose conversation has ended, is closed after this long. A peer that takes nothing
 /// more would have what waits for it be kept.
 const QUIET_MAX: Duration = Duration::from_secs(10);

@@ -74,7 +74,7 @@ pub struct TransferTerms {
     pub compress: Compression,
     /// Bytes a second that the sender sends at most, at least 65536; no limit if absent. A quote tells how long that takes.
     pub rate: Option<u64>,
-    /// Connections that clusters may cross on, 1 to 8; if absent one, and one more for each 10 ms of a round trip. There are no more than
+    /// Connections that clusters may cross on, 1 to 6; if absent one, and one more for each 10 ms of a round trip. There are no more than
     /// one, and one more for each 16 MiB that are missing. A pipe is one, and so is what fills an image that is used before it is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub streams: Option<u8>,

@@ -17,9 +17,9 @@ pub(crate) struct TermsFlags {
     /// Send at most so many bytes a second: 10M, 512K
     #[arg(long)]
     rate: Option<Size>,
-    /// Cross on up to so many connections at the same time, 1 to 8: one is slow where the way is long [default: one, and one
+    /// Cross on up to so many connections at the same time, 1 to 6: one is slow where the way is long [default: one, and one
     /// more for each 10 ms of a round trip]
-    #[arg(long, value_name = "N", value_parser = value_parser!(u8).range(1..=8))]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u8).range(1..=6))]
     streams: Option<u8>,
     /// Do not read what the receiver takes by reference, to compare it with its hash
     #[arg(long)]
